@@ -1,0 +1,122 @@
+"""Every error a person or a client can see, with the HTTP status and the exit code it becomes.
+
+TakeoffError                500  base class; also: a bug on our side
+├── InvalidRequest          400  the request can never succeed
+│   ├── InvalidBody         422  the body is not JSON of the right shape (FastAPI's error shape)
+│   └── PromptTooLong       400  prompt and completion exceed the context of one sequence
+├── Unauthorized            401  no key, or not one of ours
+├── Forbidden               403  a Host or Origin that is not allowed here
+├── NotFound                404  no such path, model, group or reader
+├── MethodNotAllowed        405  the path exists, the method does not
+├── RequestTimeout          408  the client took too long to send its request
+├── PayloadTooLarge         413  the body is larger than the limit
+├── Overloaded              429  the queue is full; retry later
+├── HeadersTooLarge         431  the header block is larger than the limit
+├── NotReady                503  no reader is live (loading, draining, restarting)
+├── EngineFailed            503  the engine process died or a step failed
+├── PreparerFailed          503  the preparer was late or died; a fresh one is starting
+└── StartError              exit code 1: the command line prints one line and a hint
+    ├── SettingsError       a flag, variable or manifest entry is wrong
+    ├── ModelError          the model file is missing, damaged or of a kind we can't run
+    ├── PullError           a model could not be fetched
+    └── PlanError           the model does not fit into memory with these settings
+
+The message is a fact with its numbers; `hint` says what to do.
+"""
+
+from __future__ import annotations
+
+
+class TakeoffError(Exception):
+    """Base of the tree. `status` and `code` are the wire's; only the doors use them."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param  # the request field or setting at fault
+        self.hint = hint
+
+
+class InvalidRequest(TakeoffError):
+    status, code = 400, "invalid_request"
+
+
+class InvalidBody(InvalidRequest):
+    status, code = 422, "invalid_body"
+
+
+class PromptTooLong(InvalidRequest):
+    status, code = 400, "context_length_exceeded"
+
+
+class Unauthorized(TakeoffError):
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(TakeoffError):
+    status, code = 403, "forbidden"
+
+
+class NotFound(TakeoffError):
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(TakeoffError):
+    status, code = 405, "method_not_allowed"
+
+
+class RequestTimeout(TakeoffError):
+    status, code = 408, "request_timeout"
+
+
+class PayloadTooLarge(TakeoffError):
+    status, code = 413, "payload_too_large"
+
+
+class Overloaded(TakeoffError):
+    """`retry_after_s` is computed from the rate at which the queue drains."""
+
+    status, code = 429, "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HeadersTooLarge(TakeoffError):
+    status, code = 431, "headers_too_large"
+
+
+class NotReady(TakeoffError):
+    status, code = 503, "not_ready"
+
+
+class EngineFailed(TakeoffError):
+    status, code = 503, "engine_failed"
+
+
+class PreparerFailed(TakeoffError):
+    status, code = 503, "preparer_failed"
+
+
+class StartError(TakeoffError):
+    code = "start_error"
+
+
+class SettingsError(StartError):
+    code = "settings_error"
+
+
+class ModelError(StartError):
+    code = "model_error"
+
+
+class PullError(StartError):
+    code = "pull_error"
+
+
+class PlanError(StartError):
+    code = "plan_error"

@@ -1,0 +1,125 @@
+"""The vocabulary that every part of the server shares: a request, how to sample, what comes back.
+
+Plain values. Nothing here knows HTTP, processes or llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from takeoff.errors import InvalidRequest
+
+MAX_TOP_K = 1_000_000
+MAX_TOKENS = 10_000_000
+MAX_STOP_STRINGS = 32
+MAX_STOP_CHARACTERS = 1_000
+MAX_LOGIT_BIASES = 1_024
+MAX_SEED = 2**64 - 1
+
+
+class FinishReason(StrEnum):
+    """Why a request ended. Every accepted request ends with exactly one of these."""
+
+    STOP = "stop"  # the model's own end, or a stop string
+    LENGTH = "length"  # max_new_tokens or the end of the context
+    CANCELLED = "cancelled"  # the client left or asked for it
+    DEADLINE = "deadline"  # its time was up
+    FAILED = "failed"  # our fault, or the engine died
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen. Checked at birth; `InvalidRequest.param` names the field.
+
+    Order of work on the logits: bans and biases, penalties, n-gram bans, temperature, top-k,
+    top-p, min-p, then one draw.
+    """
+
+    temperature: float = 1.0  # 0.0 is greedy
+    top_k: int = 0  # keep the k most likely tokens; 0 keeps all
+    top_p: float = 1.0  # nucleus: the fewest tokens whose probability reaches this; 1.0 keeps all
+    min_p: float = 0.0  # drop tokens below this share of the most likely one; 0.0 keeps all
+    repetition_penalty: float = 1.0  # divides the logits of tokens seen in prompt or completion
+    presence_penalty: float = 0.0  # subtracted once from tokens seen in the completion
+    frequency_penalty: float = 0.0  # subtracted for each time a token is in the completion
+    no_repeat_ngram_size: int = 0  # no n-gram of prompt and completion occurs twice; 0 is off
+    logit_bias: dict[int, float] = field(default_factory=dict)  # token id -> added to its logit
+    max_new_tokens: int | None = None  # None: to the end of the context
+    min_new_tokens: int = 0  # the end of text and stop strings do not count before
+    stop: tuple[str, ...] = ()  # ends the completion; not part of the text
+    stop_tokens: tuple[str, ...] = ()  # ends it when one token's whole text equals one of these
+    ignore_eos: bool = False  # go on after the end of text, to the length asked for
+    seed: int | None = None  # None: the service draws one
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0.0, 100.0)
+        _within("top_k", self.top_k, 0, MAX_TOP_K)
+        _within("top_p", self.top_p, 0.0, 1.0)
+        _within("min_p", self.min_p, 0.0, 1.0)
+        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _within("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _within("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, 1_000)
+        if self.max_new_tokens is not None:
+            _within("max_new_tokens", self.max_new_tokens, 1, MAX_TOKENS)
+            _within("min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
+        _within("min_new_tokens", self.min_new_tokens, 0, MAX_TOKENS)
+        if self.seed is not None:
+            _within("seed", self.seed, 0, MAX_SEED)
+        _within("the number of logit_bias entries", len(self.logit_bias), 0, MAX_LOGIT_BIASES)
+        for token_id, bias in self.logit_bias.items():
+            _within(f"logit_bias[{token_id}]", bias, -1e9, 1e9)
+        for name, strings in (("stop", self.stop), ("stop_tokens", self.stop_tokens)):
+            _within(f"the number of {name} strings", len(strings), 0, MAX_STOP_STRINGS)
+            for text in strings:
+                if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
+                    raise InvalidRequest(
+                        f"{name} strings must have 1 to {MAX_STOP_CHARACTERS} characters, got {len(text)}",
+                        param=name,
+                    )
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0 or self.top_k == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a client asked for: one prompt and how to complete it."""
+
+    prompt: str | tuple[int, ...]  # text, or token ids that are used as they are
+    sampling: SamplingParams
+    group: str = "primary"  # the consumer group that serves it
+    tenant: str = ""  # whose it is: prefixes are reused within one tenant only
+    chat_template: bool | None = None  # wrap the text as a user's message; None: the server's setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """What one step did to one request. Exactly one event of a request has a `finish_reason`."""
+
+    request_id: int
+    token_ids: tuple[int, ...] = ()
+    text: str = ""  # whole characters; may be empty while text is held back
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0  # prompt tokens not computed again; sent with the first event
+    error: str | None = None  # with FAILED: what happened, for the client
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    """Raise InvalidRequest unless low <= value <= high; NaN is never within."""
+    if not (low <= value <= high) or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}", param=name)
+
+
+def describe(params: SamplingParams) -> dict[str, Any]:
+    """The settings that differ from the default, for logs (never the prompt)."""
+    default = SamplingParams()
+    return {
+        name: getattr(params, name)
+        for name in params.__slots__
+        if getattr(params, name) != getattr(default, name)
+    }
