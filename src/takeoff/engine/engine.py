@@ -1,0 +1,253 @@
+"""The step: one call that decodes every running sequence, one that prefills, and what lies between.
+
+Owns the sequences, the kernels and the prefix cache; knows no sockets, processes or other threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.engine.counters import Counters
+from takeoff.engine.llama.rows import Kernels, Rows
+from takeoff.engine.prefill_budget import PrefillBudget
+from takeoff.engine.prefix_sharing import PrefixSharing
+from takeoff.engine.sampler import Sampler, SamplingState
+from takeoff.engine.scheduler import Scheduler, Slice
+from takeoff.engine.sequence import Sequence
+from takeoff.engine.slots import Move
+from takeoff.engine.text_stream import TextStream
+from takeoff.errors import EngineFailed
+from takeoff.ipc.arena import Arena
+from takeoff.ipc.messages import Load, Submit
+from takeoff.request import FinishReason, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[TokenEvent]], None]
+
+
+class Engine:
+    """Continuous batching over one set of kernels. One thread calls it."""
+
+    def __init__(self, load: Load, kernels: Kernels, deliver: Deliver) -> None:
+        """`deliver` is called with the news of every call, in order."""
+        self.counters = Counters()
+        self._load = load
+        self.kernels = kernels
+        self._deliver = deliver
+        self._sampler = Sampler(kernels.n_vocab, kernels.eog_token_ids)
+        self._eog = frozenset(kernels.eog_token_ids)
+        self._scheduler = Scheduler(kernels.n_slots, max_slice=load.n_ubatch, exact_slices=load.deterministic)
+        self._prefixes = PrefixSharing(
+            self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
+        )
+        self._scratch = np.empty(0, np.uint8)
+        self._budget = PrefillBudget(
+            itl_slo_s=load.itl_slo_ms / 1e3 if load.itl_slo_ms else None, token_s=self._warm_up()
+        )
+
+    @property
+    def num_running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._scheduler.running and not self._scheduler.waiting
+
+    def submit(self, message: Submit) -> None:
+        """Queue a request. What was emitted before counts as said: it is computed, not sent again."""
+        params = message.sampling
+        sampling = SamplingState(params, message.prompt_token_ids, self.kernels.n_vocab)
+        text = TextStream(self.kernels.piece, params.stop, params.stop_tokens)
+        for token_id in message.emitted_token_ids:
+            text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
+            sampling.append(token_id)
+        self._scheduler.add(
+            Sequence(
+                request_id=message.request_id,
+                tenant=message.tenant,
+                params=params,
+                token_ids=[*message.prompt_token_ids, *message.emitted_token_ids],
+                num_prompt_tokens=len(message.prompt_token_ids),
+                sampling=sampling,
+                text=text,
+            )
+        )
+
+    def cancel(self, request_id: int) -> None:
+        """End a request now, wherever it is; unknown ids have ended already."""
+        seq = self._scheduler.find(request_id)
+        if seq is not None:
+            self._deliver([self._end(seq, FinishReason.CANCELLED)])
+
+    def fail_running(self, error: str) -> None:
+        """End every sequence that has a slot: after a failed call nobody knows what the slots hold."""
+        events = []
+        for seq in list(self._scheduler.running):
+            events.append(
+                TokenEvent(request_id=seq.request_id, finish_reason=FinishReason.FAILED, error=error)
+            )
+            self._release(seq)
+        self._deliver(events)
+
+    def step(self) -> None:
+        """Decode all that run, deliver, then prefill for as long as the streams can bear."""
+        decoding = self._compact()
+        if decoding:
+            self._decode(decoding)
+        for seq in self._scheduler.admit():
+            self._prefixes.adopt(seq)
+        for seq in self._scheduler.followers_to_wake():
+            self._prefixes.adopt(seq)
+        self._prefill(is_decoding=bool(decoding))
+
+    def _compact(self) -> list[Sequence]:
+        """Make the decoding sequences own the lowest slots; returns them in slot order."""
+        while (move := self._scheduler.slots.next_move()) is not None:
+            with self.counters.timed("move"):
+                self._exchange(move)
+            self._scheduler.slots.apply(move)
+        return self._scheduler.decoding()
+
+    def _exchange(self, move: Move) -> None:
+        """Swap the states of two slots, by way of snapshots."""
+        displaced = move.displaced
+        leaving = self._save(displaced).copy() if displaced and displaced.num_computed_tokens else None
+        self.kernels.restore(move.target, self._save(move.sequence))
+        if leaving is None:
+            self.kernels.clear(move.source)
+        else:
+            self.kernels.restore(move.source, leaving)
+
+    def _decode(self, decoding: list[Sequence]) -> None:
+        started = time.perf_counter()
+        with self.counters.timed("decode", tokens=len(decoding)):
+            logits = self._forward(
+                [
+                    Rows(slot, seq.num_computed_tokens, seq.token_ids[-1:], True)
+                    for slot, seq in enumerate(decoding)
+                ],
+                self._load.n_threads,
+            )
+        for seq in decoding:
+            seq.num_computed_tokens += 1
+        self._advance(decoding, logits)
+        self._budget.learn_decode(time.perf_counter() - started)
+
+    def _prefill(self, *, is_decoding: bool) -> None:
+        budget = min(self._budget.tokens(is_decoding=is_decoding), self._load.n_batch - self._load.n_slots)
+        while budget > 0 and (slices := self._scheduler.prefill(budget)):
+            num_tokens = sum(piece.size for piece in slices)
+            started = time.perf_counter()
+            with self.counters.timed("prefill", tokens=num_tokens):
+                logits = self._forward([_rows(piece) for piece in slices], self._load.n_threads_prefill)
+            self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
+            completed = [piece.seq for piece in slices if piece.completes_prompt]
+            for piece in slices:
+                piece.seq.num_computed_tokens += piece.size
+                self._prefixes.keep_fork_point(piece.seq)
+            self._advance(completed, logits)
+            if not self._load.deterministic:
+                return
+            budget -= num_tokens
+
+    def _forward(self, work: list[Rows], n_threads: int) -> NDArray[np.float32]:
+        self.kernels.set_threads(n_threads)
+        return self.kernels.forward(work)
+
+    def _advance(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> None:
+        """Choose the next token of each, from `logits` [len(seqs), n_vocab], and tell the news."""
+        if not seqs:
+            return
+        with self.counters.timed("sample", tokens=len(seqs)):
+            chosen = self._sampler.sample(logits, [seq.sampling for seq in seqs])
+            events = [self._accept(seq, token_id) for seq, token_id in zip(seqs, chosen, strict=True)]
+        self._deliver(events)
+
+    def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
+        """Append a token to its sequence and say what it means for the client."""
+        if token_id is None:
+            return self._end(seq, FinishReason.FAILED, error="the model computed no finite logit")
+        is_first = seq.num_completion_tokens == 0
+        may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
+        seq.token_ids.append(token_id)
+        seq.sampling.append(token_id)
+        cached_tokens = seq.num_cached_tokens if is_first else 0
+        if token_id in self._eog:
+            return self._end(seq, FinishReason.STOP, (token_id,), seq.text.flush(), cached_tokens)
+        text, stopped = seq.text.push(token_id, may_stop=may_stop)
+        if stopped:
+            return self._end(seq, FinishReason.STOP, (token_id,), text, cached_tokens)
+        if self._is_full(seq):
+            return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush(), cached_tokens)
+        return TokenEvent(
+            request_id=seq.request_id, token_ids=(token_id,), text=text, cached_tokens=cached_tokens
+        )
+
+    def _is_full(self, seq: Sequence) -> bool:
+        limit = seq.params.max_new_tokens
+        return (limit is not None and seq.num_completion_tokens >= limit) or (
+            len(seq.token_ids) > self.kernels.n_ctx_slot
+        )
+
+    def _end(
+        self,
+        seq: Sequence,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        text: str = "",
+        cached_tokens: int = 0,
+        error: str | None = None,
+    ) -> TokenEvent:
+        """The one terminal event of a sequence; its slot is free afterwards, its prefix is kept."""
+        if seq.slot is not None and reason is not FinishReason.FAILED:
+            self._prefixes.keep(seq)
+        self._release(seq)
+        return TokenEvent(
+            request_id=seq.request_id,
+            token_ids=token_ids,
+            text=text,
+            finish_reason=reason,
+            cached_tokens=cached_tokens,
+            error=error,
+        )
+
+    def _release(self, seq: Sequence) -> None:
+        slot = self._scheduler.release(seq)
+        if slot is not None:
+            self.kernels.clear(slot)
+
+    def _save(self, seq: Sequence) -> NDArray[np.uint8]:
+        """The state of a sequence in the scratch buffer, valid until the next call."""
+        assert seq.slot is not None
+        size = self.kernels.snapshot_bytes(seq.slot)
+        if size > len(self._scratch):
+            self._scratch = np.empty(size, np.uint8)
+        return self._scratch[: self.kernels.save(seq.slot, self._scratch)]
+
+    def _warm_up(self) -> float:
+        """Touch every weight once; returns seconds per prefilled token, the budget's first guess."""
+        token_ids = [self.kernels.eog_token_ids[0] if self.kernels.eog_token_ids else 0] * 32
+        self._forward([Rows(0, 0, token_ids[:2], True)], self._load.n_threads_prefill)
+        started = time.perf_counter()
+        self._forward([Rows(0, 2, token_ids, True)], self._load.n_threads_prefill)
+        elapsed = time.perf_counter() - started
+        self.kernels.clear(0)
+        return elapsed / len(token_ids)
+
+
+def _rows(piece: Slice) -> Rows:
+    seq = piece.seq
+    if seq.slot is None:
+        raise EngineFailed(f"request {seq.request_id} was planned without a slot")
+    start = seq.num_computed_tokens
+    return Rows(seq.slot, start, seq.token_ids[start : start + piece.size], piece.completes_prompt)

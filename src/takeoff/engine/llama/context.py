@@ -1,0 +1,239 @@
+"""One loaded model and its KV cache: llama.cpp's C API as the engine uses it.
+
+The only owner of C pointers in the engine. One KV stream per slot (`kv_unified = false`); every
+return code becomes an error or a result here, nothing of ctypes leaves this module.
+
+Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable, Sequence
+
+import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.engine.llama.rows import Rows
+from takeoff.errors import EngineFailed, ModelError
+from takeoff.ipc.messages import Load
+
+logger = logging.getLogger(__name__)
+
+_GGML_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _user_data: object) -> None:
+    """llama.cpp's own lines, at the level they came with; its information is our debugging."""
+    logger.log(_GGML_LEVELS.get(level, logging.DEBUG), text.decode("utf-8", "replace").rstrip())
+
+
+class LlamaContext:
+    """A model, its vocabulary and `n_slots` KV streams of `n_ctx_slot` tokens.
+
+    Not thread-safe: one thread calls it. `close` is idempotent.
+    """
+
+    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
+        """Map the weights and reserve every buffer.
+
+        Raises:
+            ModelError: llama.cpp refused the file, or memory for the context was not to be had.
+        """
+        self._model = self._context = None
+        C.llama_log_set(_log, None)
+        C.llama_backend_init()
+        self._model = _load_model(load, on_progress)
+        self._context = _make_context(self._model, load)
+        self._memory = C.llama_get_memory(self._context)
+        self._vocab = C.llama_model_get_vocab(self._model)
+        self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
+        self.n_slots = load.n_slots
+        self.n_ctx_slot: int = C.llama_n_ctx_seq(self._context)
+        self.can_trim = not (
+            C.llama_model_n_swa(self._model) > 0
+            or C.llama_model_is_recurrent(self._model)
+            or C.llama_model_is_hybrid(self._model)
+        )
+        self.eog_token_ids = [t for t in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, t)]
+        self._pieces: dict[int, bytes] = {}
+        self._batch = _Batch(load.n_batch)
+
+    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
+        """Compute `work` in one call; the GIL is released for the whole of it.
+
+        Slots must be rising in `work`: llama.cpp cuts a call wherever slot ids are not consecutive.
+
+        Returns:
+            [number of work items that want logits, n_vocab] float32, in the order of `work`;
+            llama.cpp's own memory: may be modified, valid until the next call.
+
+        Raises:
+            EngineFailed: any non-zero code. Part of `work` may be in the cache: drop its slots.
+
+        Source: comment on llama_decode, include/llama.h.
+        """
+        num_outputs = self._batch.fill(work)
+        code = C.llama_decode(self._context, self._batch.struct)
+        if code != 0:
+            raise EngineFailed(f"llama_decode returned {code} for {self._batch.struct.n_tokens} tokens")
+        if num_outputs == 0:
+            C.llama_synchronize(self._context)
+            return np.empty((0, self.n_vocab), np.float32)
+        logits = C.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(logits, shape=(num_outputs, self.n_vocab))
+
+    def set_threads(self, n_threads: int) -> None:
+        """Threads of the next calls, whatever their size."""
+        C.llama_set_n_threads(self._context, n_threads, n_threads)
+
+    def clear(self, slot: int) -> None:
+        """Forget everything in `slot`."""
+        C.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def trim(self, slot: int, length: int) -> None:
+        """Keep the first `length` tokens of `slot`.
+
+        Raises:
+            EngineFailed: this model's cache can't be trimmed there; the slot must be cleared.
+        """
+        if not C.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise EngineFailed(f"slot {slot} can't be trimmed to {length} tokens")
+
+    def snapshot_bytes(self, slot: int) -> int:
+        """Size of the snapshot that `save` would write now."""
+        return int(C.llama_state_seq_get_size(self._context, slot))
+
+    def save(self, slot: int, target: NDArray[np.uint8]) -> int:
+        """Copy the state of `slot` into `target`; returns the bytes written.
+
+        Raises:
+            EngineFailed: `target` is too small.
+        """
+        written = C.llama_state_seq_get_data(self._context, _bytes_pointer(target), target.nbytes, slot)
+        if written == 0:
+            raise EngineFailed(f"no snapshot of slot {slot} in {target.nbytes} bytes")
+        return int(written)
+
+    def restore(self, slot: int, source: NDArray[np.uint8]) -> None:
+        """Make `slot` what `source` was when it was saved; what was in it is gone.
+
+        Raises:
+            EngineFailed: not a snapshot of this context; the slot must be cleared.
+        """
+        if C.llama_state_seq_set_data(self._context, _bytes_pointer(source), source.nbytes, slot) == 0:
+            raise EngineFailed(f"a snapshot of {source.nbytes} bytes could not be restored into slot {slot}")
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; control tokens stand for none."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            piece = self._pieces[token_id] = _token_to_piece(self._vocab, token_id)
+        return piece
+
+    def close(self) -> None:
+        if self._context is not None:
+            C.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            C.llama_model_free(self._model)
+            self._model = None
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, so that filling it costs no Python per token."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._num_slots = np.ones(capacity, np.int32)
+        self._slots = np.zeros(capacity, np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        addresses = self._slots.ctypes.data + np.arange(capacity, dtype=np.uint64) * self._slots.itemsize
+        self._slot_pointers = addresses.astype(np.uint64)
+        self.struct = C.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._tokens, C.llama_token),
+            embd=None,
+            pos=_pointer(self._positions, C.llama_pos),
+            n_seq_id=_pointer(self._num_slots, ctypes.c_int32),
+            seq_id=ctypes.cast(
+                self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id))
+            ),
+            logits=_pointer(self._wanted, ctypes.c_int8),
+        )
+
+    def fill(self, work: Sequence[Rows]) -> int:
+        """Write `work` as consecutive rows; returns how many rows want logits."""
+        start = num_outputs = 0
+        for rows in work:
+            end = start + len(rows.token_ids)
+            self._tokens[start:end] = rows.token_ids
+            self._positions[start:end] = np.arange(rows.pos, rows.pos + end - start)
+            self._slots[start:end] = rows.slot
+            self._wanted[start:end] = 0
+            self._wanted[end - 1] = rows.wants_logits
+            num_outputs += rows.wants_logits
+            start = end
+        self.struct.n_tokens = start
+        return num_outputs
+
+
+def _load_model(load: Load, on_progress: Callable[[float], None]) -> C.llama_model_p:
+    @C.llama_progress_callback  # type: ignore[untyped-decorator]
+    def progress(share: float, _user_data: object) -> bool:
+        on_progress(share)
+        return True
+
+    params = C.llama_model_default_params()
+    params.n_gpu_layers = load.n_gpu_layers
+    params.progress_callback = progress
+    model: C.llama_model_p | None = C.llama_model_load_from_file(load.model_path.encode(), params)
+    if not model:
+        raise ModelError(
+            f"llama.cpp can't load {load.model_path}", hint="its log (--log-level debug) says why"
+        )
+    return model
+
+
+def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
+    params = C.llama_context_default_params()
+    params.n_ctx = load.n_slots * load.n_ctx_slot
+    params.n_seq_max = load.n_slots
+    params.n_batch, params.n_ubatch = load.n_batch, load.n_ubatch
+    params.n_outputs_max = load.n_slots  # logits are wanted for one token of a slot at most
+    params.n_outputs_max_per_seq = 1
+    params.n_threads = params.n_threads_batch = load.n_threads
+    params.flash_attn_type = int(load.flash_attention)  # 1: enabled, 0: disabled
+    params.kv_unified = False
+    params.swa_full = False
+    params.no_perf = True
+    context: C.llama_context_p | None = C.llama_init_from_model(model, params)
+    if not context:
+        C.llama_model_free(model)
+        raise ModelError(
+            f"no context of {load.n_slots} slots of {load.n_ctx_slot} tokens could be made",
+            hint="lower --max-slots or --context",
+        )
+    return context
+
+
+def _token_to_piece(vocab: C.llama_vocab_p, token_id: int) -> bytes:
+    size = 64
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        written = C.llama_token_to_piece(vocab, token_id, buffer, size, 0, False)
+        if written >= 0:
+            return buffer.raw[:written]
+        size = -written
+
+
+def _pointer(array: NDArray[np.int32] | NDArray[np.int8], ctype: type[ctypes._SimpleCData[int]]) -> object:
+    return array.ctypes.data_as(ctypes.POINTER(ctype))
+
+
+def _bytes_pointer(array: NDArray[np.uint8]) -> object:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -1,0 +1,46 @@
+"""What one call to the kernels computes. Importing this does not load llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive tokens of one slot, as one call computes them.
+
+    `pos` is the position of the first token; only the last token's logits are wanted, if any.
+    """
+
+    slot: int
+    pos: int
+    token_ids: Sequence[int]
+    wants_logits: bool
+
+
+class Kernels(Protocol):
+    """The one seam below the scheduler: `LlamaContext`, or a fake in tests of policy.
+
+    The methods are documented at `LlamaContext`.
+    """
+
+    n_vocab: int
+    n_slots: int
+    n_ctx_slot: int
+    can_trim: bool
+    eog_token_ids: list[int]
+
+    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]: ...
+    def set_threads(self, n_threads: int) -> None: ...
+    def clear(self, slot: int) -> None: ...
+    def trim(self, slot: int, length: int) -> None: ...
+    def snapshot_bytes(self, slot: int) -> int: ...
+    def save(self, slot: int, target: NDArray[np.uint8]) -> int: ...
+    def restore(self, slot: int, source: NDArray[np.uint8]) -> None: ...
+    def piece(self, token_id: int) -> bytes: ...
+    def close(self) -> None: ...

@@ -1,0 +1,115 @@
+"""Sequences start from what others have computed: snapshots, running sequences, and leaders to wait for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from takeoff.engine.counters import Counters
+from takeoff.engine.llama.rows import Kernels
+from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Match, PrefixCache, common_length
+from takeoff.engine.scheduler import Scheduler
+from takeoff.engine.sequence import Sequence
+from takeoff.ipc.arena import Arena
+
+MIN_KEPT_TOKENS = 32  # shorter sequences are not worth a snapshot
+
+
+class PrefixSharing:
+    """Decides where a sequence's first tokens come from, and keeps what others may want.
+
+    `prompts_only` (deterministic mode) shares only what was computed as a prompt: tokens that were
+    decoded one by one differ in their last bits from the same tokens prefilled.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, kernels: Kernels, arena: Arena, counters: Counters, *, prompts_only: bool
+    ) -> None:
+        self._scheduler = scheduler
+        self._kernels = kernels
+        self._cache = PrefixCache(arena, can_trim=kernels.can_trim)
+        self._is_on = arena.size_bytes > 0
+        self._counters = counters
+        self._prompts_only = prompts_only
+
+    def adopt(self, seq: Sequence) -> None:
+        """Give `seq`, which runs and has computed nothing, the longest prefix there is.
+
+        If a sequence ahead of it is about to compute more of it, `seq` waits for that one instead.
+        """
+        if not self._is_on:
+            return
+        wanted = np.array(seq.token_ids[: self._scheduler.reusable_tokens(seq)], np.int32)
+        self._snapshot_running(seq, wanted)
+        match = self._cache.find(seq.tenant, wanted)
+        num_available = match.length if match else 0
+        if (found := self._scheduler.leader_for(seq, num_available)) is not None:
+            seq.leader, seq.fork_at = found
+            if not self._kernels.can_trim:
+                seq.leader.fork_points.add(seq.fork_at)
+            return
+        if not self._kernels.can_trim:
+            self._remember_divergence(seq, wanted, num_available)
+        self._restore(seq, match)
+
+    def keep_fork_point(self, seq: Sequence) -> None:
+        """Snapshot `seq` where others will fork from it and couldn't trim it back."""
+        if seq.num_computed_tokens in seq.fork_points:
+            seq.fork_points.discard(seq.num_computed_tokens)
+            self._keep(seq)
+
+    def keep(self, seq: Sequence) -> None:
+        """Snapshot a sequence that is about to leave its slot."""
+        if seq.num_computed_tokens >= MIN_KEPT_TOKENS:
+            self._keep(seq)
+
+    def _snapshot_running(self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
+        """If a running sequence holds more of `wanted` than any snapshot does, snapshot it now."""
+        if not self._kernels.can_trim:
+            return
+        match = self._cache.find(seq.tenant, wanted)
+        most, source = (match.length if match else 0) + MIN_SHARED_TOKENS - 1, None
+        for other in self._scheduler.running:
+            if other is seq or other.tenant != seq.tenant or other.num_computed_tokens <= most:
+                continue
+            length = common_length(other.computed_token_ids(self._shareable(other)), wanted)
+            if length > most:
+                most, source = length, other
+        if source is not None:
+            self._keep(source)
+
+    def _remember_divergence(
+        self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]], num_available: int
+    ) -> None:
+        """Where `seq` leaves what was seen before, a third prompt may leave too: snapshot it there."""
+        length = self._cache.longest_common(seq.tenant, wanted)
+        if length >= num_available + MIN_SHARED_TOKENS:
+            seq.fork_points.add(length)
+
+    def _restore(self, seq: Sequence, match: Match | None) -> None:
+        self._counters.add("cache_lookups")
+        if match is None:
+            return
+        assert seq.slot is not None
+        with self._counters.timed("restore", tokens=match.length):
+            self._kernels.restore(seq.slot, match.entry.region.data)
+            if self._kernels.can_trim:
+                self._kernels.trim(seq.slot, match.length)
+        seq.num_computed_tokens = seq.num_cached_tokens = match.length
+        self._counters.add("cache_hits")
+
+    def _keep(self, seq: Sequence) -> None:
+        token_ids = seq.computed_token_ids(self._shareable(seq))
+        if not self._is_on or self._cache.covers(seq.tenant, token_ids):
+            return
+        if len(token_ids) < seq.num_computed_tokens and not self._kernels.can_trim:
+            return
+        assert seq.slot is not None
+        entry = self._cache.reserve(seq.tenant, token_ids, self._kernels.snapshot_bytes(seq.slot))
+        if entry is not None:
+            with self._counters.timed("save", tokens=len(token_ids)):
+                self._kernels.save(seq.slot, entry.region.data)
+        self._counters.set("cache_bytes", self._cache.used_bytes)
+
+    def _shareable(self, seq: Sequence) -> int:
+        """How many of its first tokens others may reuse."""
+        return seq.num_prompt_tokens if self._prompts_only else len(seq.token_ids)

@@ -1,0 +1,149 @@
+"""The engine process: `python -m takeoff.engine.process FD`, FD being its end of a socket pair.
+
+Three threads. One receives commands, one beats, the main one steps; only the main one touches the
+engine. When the socket closes the parent is gone, and so is this process, in the middle of a call
+if need be.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from takeoff.engine.engine import Engine
+from takeoff.errors import TakeoffError
+from takeoff.ipc.channel import Channel, ChannelClosed
+from takeoff.ipc.messages import (
+    Cancel,
+    Drain,
+    FromEngine,
+    Heartbeat,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    Step,
+    Submit,
+    ToEngine,
+)
+
+HEARTBEAT_S = 0.5
+SPIN_COUNT = "10000"  # how long idle OpenMP threads spin: longer starves the service on small machines
+
+logger = logging.getLogger(__name__)
+
+
+class EngineProcess:
+    """Commands in, events out, one engine between."""
+
+    def __init__(self, channel: Channel[ToEngine, FromEngine]) -> None:
+        self._channel = channel
+        self._commands: collections.deque[ToEngine] = collections.deque()
+        self._wake = threading.Event()
+
+    def run(self) -> None:
+        """Serve until the socket closes.
+
+        Raises:
+            ChannelClosed: the parent is gone.
+        """
+        load = self._channel.receive()
+        if not isinstance(load, Load):
+            raise ChannelClosed(f"the first message must be Load, got {type(load).__name__}")
+        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        started = time.perf_counter()
+        try:
+            engine = self._make_engine(load)
+        except TakeoffError as exc:
+            self._channel.send(LoadFailed(exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"))
+            return
+        threading.Thread(target=self._beat, args=(engine,), name="heartbeat", daemon=True).start()
+        self._channel.send(self._loaded(engine, time.perf_counter() - started))
+        while True:
+            self._apply_commands(engine)
+            if engine.is_idle:
+                self._wake.wait()
+                continue
+            try:
+                engine.step()
+            except ChannelClosed:
+                raise
+            except Exception as exc:  # the root of the thread: whoever was in the step is told
+                logger.exception("a step failed")
+                engine.fail_running(f"a step of the engine failed: {exc}")
+
+    def _make_engine(self, load: Load) -> Engine:
+        from takeoff.engine.llama.context import LlamaContext
+
+        kernels = LlamaContext(load, lambda share: self._channel.send(Progress(share)))
+        return Engine(load, kernels, lambda events: self._channel.send(Step(events)))
+
+    def _loaded(self, engine: Engine, load_s: float) -> Loaded:
+        kernels = engine.kernels
+        return Loaded(
+            pid=os.getpid(),
+            n_ctx_slot=kernels.n_ctx_slot,
+            n_slots=kernels.n_slots,
+            n_vocab=kernels.n_vocab,
+            can_trim=kernels.can_trim,
+            load_s=load_s,
+        )
+
+    def _apply_commands(self, engine: Engine) -> None:
+        self._wake.clear()
+        while self._commands:
+            match self._commands.popleft():
+                case Submit() as submit:
+                    engine.submit(submit)
+                case Cancel(request_id=request_id):
+                    engine.cancel(request_id)
+                case Drain():
+                    logger.info("draining: %d running, %d waiting", engine.num_running, engine.num_waiting)
+                case Load():
+                    raise ChannelClosed("an engine is loaded once")
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                self._commands.append(self._channel.receive())
+                self._wake.set()
+        except ChannelClosed:
+            os._exit(0)  # the main thread may be inside a call for seconds; nobody is left to answer
+
+    def _beat(self, engine: Engine) -> None:
+        while True:
+            counters = engine.counters.snapshot()
+            steps = int(counters.get("decode_calls", 0) + counters.get("prefill_calls", 0))
+            beat = Heartbeat(
+                steps, engine.counters.call_running_s, engine.num_running, engine.num_waiting, counters
+            )
+            try:
+                self._channel.send(beat)
+            except ChannelClosed:
+                os._exit(0)
+            time.sleep(HEARTBEAT_S)
+
+
+def main() -> None:
+    """Entry point of the child; `sys.argv[1]` is the number of the inherited socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains us
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    logging.basicConfig(
+        level=os.environ.get("TAKEOFF_LOG_LEVEL", "warning").upper(),
+        format="%(asctime)s %(levelname)s engine: %(message)s",
+    )
+    channel: Channel[ToEngine, FromEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
+    try:
+        EngineProcess(channel).run()
+    except ChannelClosed as exc:
+        logger.info("the service is gone: %s", exc)
+
+
+if __name__ == "__main__":
+    main()

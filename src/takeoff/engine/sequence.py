@@ -1,0 +1,52 @@
+"""A request inside the engine: its tokens, where they live, and how far they are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.engine.sampler import SamplingState
+from takeoff.engine.text_stream import TextStream
+from takeoff.request import SamplingParams
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One prompt and its completion, from arrival to the last token. Compared by identity.
+
+    There is no prefill flag: a sequence has tokens, and computed tokens that catch up with them.
+    """
+
+    request_id: int
+    tenant: str
+    params: SamplingParams
+    token_ids: list[int]  # prompt, then completion
+    num_prompt_tokens: int
+    sampling: SamplingState
+    text: TextStream
+    slot: int | None = None  # None while waiting
+    num_computed_tokens: int = 0  # tokens whose keys and values are in the slot
+    num_cached_tokens: int = 0  # of those, taken from another sequence's work
+    leader: Sequence | None = None  # is computing our prefix right now: wait for it
+    fork_at: int = 0  # tokens that the leader must have computed
+    fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens still to compute: 1 in decode, more in prefill."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.slot is not None and self.num_pending_tokens == 1
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def computed_token_ids(self, limit: int | None = None) -> NDArray[np.int32]:
+        """[n] int32: the tokens whose keys and values are in the slot, at most `limit`."""
+        end = self.num_computed_tokens if limit is None else min(limit, self.num_computed_tokens)
+        return np.array(self.token_ids[:end], np.int32)

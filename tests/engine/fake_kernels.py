@@ -1,0 +1,88 @@
+"""Kernels whose next token depends on every token before it, so that any mix-up changes the text.
+
+A slot's memory is the list of its tokens. The favourite next token is a hash of the whole list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.engine.llama.rows import Rows
+
+N_VOCAB = 260
+EOG = 259
+
+
+def next_token(token_ids: Sequence[int]) -> int:
+    """What the model says after `token_ids`; never the end of text."""
+    digest = hashlib.sha256(np.array(token_ids, np.int32).tobytes()).digest()
+    return 32 + digest[0] % 90
+
+
+def expected_completion(prompt: Sequence[int], count: int) -> list[int]:
+    token_ids = list(prompt)
+    for _ in range(count):
+        token_ids.append(next_token(token_ids))
+    return token_ids[len(prompt) :]
+
+
+class FakeKernels:
+    def __init__(self, n_slots: int = 4, n_ctx_slot: int = 4096, *, can_trim: bool = True) -> None:
+        self.n_vocab, self.n_slots, self.n_ctx_slot = N_VOCAB, n_slots, n_ctx_slot
+        self.can_trim = can_trim
+        self.eog_token_ids = [EOG]
+        self.memory: list[list[int]] = [[] for _ in range(n_slots)]
+        self.calls: list[list[Rows]] = []
+        self.fail_next = False
+
+    @property
+    def prefilled_tokens(self) -> int:
+        return sum(len(rows.token_ids) for call in self.calls for rows in call if len(rows.token_ids) > 1)
+
+    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
+        assert [rows.slot for rows in work] == sorted({rows.slot for rows in work}), "slots must rise"
+        if self.fail_next:
+            self.fail_next = False
+            raise RuntimeError("the kernels failed")
+        self.calls.append(list(work))
+        logits = []
+        for rows in work:
+            assert rows.pos == len(self.memory[rows.slot]), "a token was computed at the wrong position"
+            self.memory[rows.slot] += rows.token_ids
+            assert len(self.memory[rows.slot]) <= self.n_ctx_slot
+            if rows.wants_logits:
+                row = np.zeros(self.n_vocab, np.float32)
+                row[next_token(self.memory[rows.slot])] = 10.0
+                logits.append(row)
+        return np.array(logits, np.float32).reshape(-1, self.n_vocab)
+
+    def set_threads(self, n_threads: int) -> None:
+        assert n_threads >= 1
+
+    def clear(self, slot: int) -> None:
+        self.memory[slot] = []
+
+    def trim(self, slot: int, length: int) -> None:
+        assert self.can_trim
+        del self.memory[slot][length:]
+
+    def snapshot_bytes(self, slot: int) -> int:
+        return 4 * len(self.memory[slot])
+
+    def save(self, slot: int, target: NDArray[np.uint8]) -> int:
+        data = np.array(self.memory[slot], np.int32).view(np.uint8)
+        target[: len(data)] = data
+        return len(data)
+
+    def restore(self, slot: int, source: NDArray[np.uint8]) -> None:
+        self.memory[slot] = source.copy().view(np.int32).tolist()
+
+    def piece(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
+
+    def close(self) -> None:
+        pass

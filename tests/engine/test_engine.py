@@ -1,0 +1,330 @@
+"""The step against kernels whose next token depends on everything before it."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from tests.engine.fake_kernels import EOG, FakeKernels, expected_completion
+
+from takeoff.engine.engine import Engine
+from takeoff.ipc.messages import Load, Submit
+from takeoff.request import FinishReason, SamplingParams, TokenEvent
+
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=8, seed=1)
+
+
+class Run:
+    """An engine on fake kernels, and what it told."""
+
+    def __init__(
+        self,
+        n_slots: int = 4,
+        *,
+        n_ctx_slot: int = 4096,
+        can_trim: bool = True,
+        deterministic: bool = False,
+        cache_bytes: int = 1 << 20,
+    ) -> None:
+        self.kernels = FakeKernels(n_slots, n_ctx_slot, can_trim=can_trim)
+        load = Load(
+            model_path="",
+            n_slots=n_slots,
+            n_ctx_slot=n_ctx_slot,
+            n_batch=512,
+            n_ubatch=64,
+            n_threads=1,
+            n_threads_prefill=1,
+            n_gpu_layers=0,
+            flash_attention=True,
+            deterministic=deterministic,
+            cache_bytes=cache_bytes,
+            itl_slo_ms=1e-6,  # the smallest slices, so that prompts take several
+        )
+        self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
+        self.engine = Engine(load, self.kernels, self._note)
+        self.kernels.calls.clear()
+
+    def _note(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            self.events[event.request_id].append(event)
+
+    def submit(
+        self, request_id: int, prompt: list[int], params: SamplingParams = GREEDY, tenant: str = ""
+    ) -> None:
+        self.engine.submit(Submit(request_id, prompt, params, tenant))
+
+    def finish(self, max_steps: int = 10_000) -> None:
+        for _ in range(max_steps):
+            if self.engine.is_idle:
+                return
+            self.engine.step()
+        pytest.fail(f"not idle after {max_steps} steps")
+
+    def completion(self, request_id: int) -> list[int]:
+        return [token for event in self.events[request_id] for token in event.token_ids]
+
+    def reason(self, request_id: int) -> FinishReason | None:
+        ends = [event.finish_reason for event in self.events[request_id] if event.finish_reason]
+        assert len(ends) <= 1, "a request ends once"
+        assert not ends or self.events[request_id][-1].finish_reason is ends[0], "nothing comes after the end"
+        return ends[0] if ends else None
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(200) for _ in range(length)]
+
+
+@pytest.mark.parametrize(("n_slots", "requests"), [(1, 3), (2, 2), (2, 7), (4, 2), (8, 40)])
+def test_every_request_is_completed_as_if_it_were_alone(n_slots: int, requests: int) -> None:
+    run = Run(n_slots)
+    rng = random.Random(n_slots)
+    prompts = {i: prompt_of(rng.randrange(1, 300), seed=i) for i in range(requests)}
+    lengths = {i: rng.randrange(1, 30) for i in prompts}
+    for i, prompt in prompts.items():
+        run.submit(i, prompt, replace(GREEDY, max_new_tokens=lengths[i]))
+        run.engine.step()
+    run.finish()
+    for i, prompt in prompts.items():
+        assert run.completion(i) == expected_completion(prompt, lengths[i])
+        assert run.reason(i) is FinishReason.LENGTH
+
+
+def test_decoding_sequences_own_the_lowest_slots_at_every_call_whatever_departs() -> None:
+    run = Run(16)
+    rng = random.Random(5)
+    for i in range(60):
+        run.submit(
+            i, prompt_of(rng.randrange(2, 90), seed=i), replace(GREEDY, max_new_tokens=rng.randrange(1, 40))
+        )
+    run.finish()
+    decode_calls = [call for call in run.kernels.calls if all(len(rows.token_ids) == 1 for rows in call)]
+    assert len(decode_calls) > 60
+    for call in decode_calls:
+        assert [rows.slot for rows in call] == list(range(len(call)))
+
+
+def test_a_long_prompt_is_prefilled_in_slices_between_the_steps_of_others() -> None:
+    run = Run(2)
+    run.submit(1, prompt_of(4), replace(GREEDY, max_new_tokens=40))
+    while not run.events[1]:
+        run.engine.step()
+    run.submit(2, prompt_of(320, seed=2))
+    run.kernels.calls.clear()
+    while not run.events[2]:
+        run.engine.step()
+    slices = [rows for call in run.kernels.calls for rows in call if len(rows.token_ids) > 1]
+    assert [len(rows.token_ids) for rows in slices] == [16] * 20
+    assert len(run.events[1]) >= 20, "the running stream got a token between any two slices"
+
+
+def test_requests_with_a_common_prefix_compute_it_once() -> None:
+    run = Run(8)
+    common = prompt_of(160)
+    for i in range(8):
+        run.submit(i, common + prompt_of(10, seed=i + 1))
+    run.finish()
+    for i in range(8):
+        assert run.completion(i) == expected_completion(common + prompt_of(10, seed=i + 1), 8)
+    assert run.kernels.prefilled_tokens == 160 + 8 * 10
+    assert sorted(run.events[i][0].cached_tokens for i in range(8)) == [0] + [160] * 7
+
+
+def test_a_follower_takes_over_when_its_leader_is_cancelled() -> None:
+    run = Run(4)
+    common = prompt_of(160)
+    for i in range(4):
+        run.submit(i, [*common, i])
+    for _ in range(3):
+        run.engine.step()
+    run.engine.cancel(0)
+    run.finish()
+    assert run.reason(0) is FinishReason.CANCELLED
+    for i in (1, 2, 3):
+        assert run.completion(i) == expected_completion([*common, i], 8)
+    assert run.kernels.prefilled_tokens <= 161 + 48, "what the leader had computed was not computed again"
+
+
+def test_a_later_request_starts_from_a_finished_one() -> None:
+    run = Run(2)
+    prompt = prompt_of(100)
+    run.submit(1, prompt)
+    run.finish()
+    follow_up = prompt + run.completion(1) + prompt_of(20, seed=9)
+    run.submit(2, follow_up)
+    run.finish()
+    assert run.completion(2) == expected_completion(follow_up, 8)
+    assert run.events[2][0].cached_tokens == 107, "the last token of the first was never computed"
+
+
+def test_a_request_starts_from_one_that_still_runs() -> None:
+    run = Run(2)
+    prompt = prompt_of(100)
+    run.submit(1, prompt, replace(GREEDY, max_new_tokens=50))
+    while not run.events[1]:
+        run.engine.step()
+    run.submit(2, prompt)
+    run.finish()
+    assert run.completion(2) == expected_completion(prompt, 8)
+    assert run.events[2][0].cached_tokens == 99
+
+
+def test_prefixes_are_not_shared_between_tenants() -> None:
+    run = Run(4)
+    prompt = prompt_of(100)
+    for i, tenant in enumerate(["a", "b", "a"]):
+        run.submit(i, prompt, tenant=tenant)
+    run.finish()
+    assert [run.events[i][0].cached_tokens for i in range(3)] == [0, 0, 99]
+
+
+def test_without_a_cache_nothing_is_reused() -> None:
+    run = Run(4, cache_bytes=0)
+    for i in range(4):
+        run.submit(i, prompt_of(100))
+    run.finish()
+    assert run.kernels.prefilled_tokens == 400
+    assert [run.completion(i) for i in range(4)] == [expected_completion(prompt_of(100), 8)] * 4
+
+
+def test_a_cache_of_a_few_snapshots_evicts_and_stays_right() -> None:
+    run = Run(3, cache_bytes=3 * 4096)
+    for i in range(40):
+        run.submit(i, prompt_of(80, seed=i % 7) + prompt_of(5, seed=i))
+        run.engine.step()
+    run.finish()
+    for i in range(40):
+        assert run.completion(i) == expected_completion(prompt_of(80, seed=i % 7) + prompt_of(5, seed=i), 8)
+
+
+def test_a_model_that_cannot_be_trimmed_reuses_exact_snapshots_only() -> None:
+    run = Run(8, can_trim=False)
+    common = prompt_of(160)
+    for i in range(6):
+        run.submit(i, common + prompt_of(10, seed=i + 1))
+    run.finish()
+    for i in range(6, 9):
+        run.submit(i, common + prompt_of(10, seed=i + 1))
+        run.finish()
+    for i in range(9):
+        assert run.completion(i) == expected_completion(common + prompt_of(10, seed=i + 1), 8)
+    assert run.kernels.prefilled_tokens == 160 + 9 * 10
+
+
+def test_a_model_that_cannot_be_trimmed_learns_where_prompts_part() -> None:
+    run = Run(1, can_trim=False)
+    system = prompt_of(96)
+    for i in range(4):
+        run.submit(i, system + prompt_of(40, seed=i + 1))
+        run.finish()
+    assert [run.events[i][0].cached_tokens for i in range(4)] == [0, 0, 96, 96]
+
+
+def test_deterministic_prefill_has_one_sequence_a_call_and_no_slice_of_one_token() -> None:
+    run = Run(8, deterministic=True)
+    for i in range(20):
+        run.submit(i, prompt_of(2 + 31 * i, seed=i % 3))
+    run.finish()
+    prefills = [call for call in run.kernels.calls if any(len(rows.token_ids) > 1 for rows in call)]
+    assert all(len(call) == 1 for call in prefills)
+    decoded = [rows.pos for call in run.kernels.calls for rows in call if len(rows.token_ids) == 1]
+    assert len(decoded) == 20 * 7, "only sampled tokens are computed one at a time"
+    for i in range(20):
+        assert run.completion(i) == expected_completion(prompt_of(2 + 31 * i, seed=i % 3), 8)
+
+
+def test_deterministic_reuse_stops_at_what_was_computed_as_a_prompt() -> None:
+    run = Run(1, deterministic=True)
+    run.submit(1, prompt_of(100))
+    run.finish()
+    run.submit(2, prompt_of(100) + run.completion(1) + prompt_of(20, seed=3))
+    run.finish()
+    assert run.events[2][0].cached_tokens == 100
+
+
+def test_cancel_frees_the_slot_in_queue_prefill_and_decode() -> None:
+    run = Run(1)
+    run.submit(1, prompt_of(8), replace(GREEDY, max_new_tokens=100))
+    run.submit(2, prompt_of(300))
+    while len(run.events[1]) < 3:
+        run.engine.step()
+    run.submit(3, prompt_of(300, seed=3))
+    run.submit(4, prompt_of(5, seed=4))
+    run.engine.cancel(3)  # in the queue
+    run.engine.cancel(1)  # in decode
+    run.engine.step()
+    assert run.engine.num_running == 1
+    run.engine.cancel(2)  # in prefill
+    run.finish()
+    assert [run.reason(i) for i in (1, 2, 3)] == [FinishReason.CANCELLED] * 3
+    assert run.completion(4) == expected_completion(prompt_of(5, seed=4), 8)
+    run.engine.cancel(4)
+    assert run.reason(4) is FinishReason.LENGTH, "cancelling what has ended does nothing"
+
+
+def test_the_end_of_the_context_ends_a_completion_as_length() -> None:
+    run = Run(1, n_ctx_slot=64)
+    run.submit(1, prompt_of(60), replace(GREEDY, max_new_tokens=None))
+    run.finish()
+    assert run.completion(1) == expected_completion(prompt_of(60), 5)
+    assert run.reason(1) is FinishReason.LENGTH
+
+
+def test_a_failed_call_ends_who_ran_and_spares_who_waits() -> None:
+    run = Run(1)
+    run.submit(1, prompt_of(10))
+    run.submit(2, prompt_of(10, seed=2))
+    run.engine.step()
+    run.kernels.fail_next = True
+    with pytest.raises(RuntimeError):
+        run.finish()
+    run.engine.fail_running("the kernels failed")
+    run.finish()
+    assert run.reason(1) is FinishReason.FAILED
+    assert run.events[1][-1].error == "the kernels failed"
+    assert run.completion(2) == expected_completion(prompt_of(10, seed=2), 8)
+
+
+def test_a_resubmitted_request_goes_on_where_it_was() -> None:
+    prompt, full = prompt_of(50), expected_completion(prompt_of(50), 8)
+    run = Run(1)
+    run.engine.submit(Submit(1, prompt, GREEDY, "", emitted_token_ids=full[:3]))
+    run.finish()
+    assert run.completion(1) == full[3:]
+
+
+def test_the_end_of_text_is_never_shown_and_stop_strings_are_cut() -> None:
+    run = Run(1)
+    prompt = prompt_of(50)
+    text = bytes(expected_completion(prompt, 8)).decode()
+    run.submit(1, prompt, replace(GREEDY, stop=(text[3:5],)))
+    run.finish()
+    assert "".join(event.text for event in run.events[1]) == text[:3]
+    assert run.reason(1) is FinishReason.STOP
+    run.submit(2, prompt, replace(GREEDY, logit_bias={EOG: 100.0}))
+    run.finish()
+    assert [event.text for event in run.events[2]] == [""]
+    assert run.reason(2) is FinishReason.STOP
+
+
+def test_random_arrivals_and_cancellations_end_each_request_once() -> None:
+    rng = random.Random(11)
+    for can_trim in (True, False):
+        run = Run(6, can_trim=can_trim, cache_bytes=64 * 1024)
+        prompts: dict[int, list[int]] = {}
+        for i in range(120):
+            prompts[i] = prompt_of(rng.randrange(20, 200), seed=rng.randrange(4)) + prompt_of(3, seed=i)
+            run.submit(i, prompts[i], replace(GREEDY, max_new_tokens=rng.randrange(1, 20)))
+            for _ in range(rng.randrange(6)):
+                run.engine.step()
+            if rng.random() < 0.3:
+                run.engine.cancel(rng.randrange(i + 1))
+        run.finish()
+        for i, prompt in prompts.items():
+            completion = run.completion(i)
+            assert run.reason(i) in (FinishReason.LENGTH, FinishReason.CANCELLED)
+            assert completion == expected_completion(prompt, len(completion))
+        assert all(memory == [] for memory in run.kernels.memory)
