@@ -1,0 +1,16 @@
+.PHONY: help setup serve test check
+
+help:
+	@echo "make serve   set up and serve on 127.0.0.1:8000 (ARGS='--port 9000' for flags)"
+	@echo "make setup   make .venv with the locked dependencies"
+	@echo "make test    run every test (ARGS='-k name' for some)"
+	@echo "make check   ruff, mypy --strict and the import test"
+
+setup:
+	@./setup.sh
+serve:
+	@./setup.sh serve $(ARGS)
+test:
+	@./setup.sh test $(ARGS)
+check:
+	@./setup.sh check
