@@ -1,0 +1,109 @@
+"""The chat template of a model file: hostile code, rendered in jinja2's sandbox.
+
+The environment is the one that templates are written for (transformers, `chat_template_utils`).
+The sandbox keeps a template from files and sockets; time and memory are bounded by the process
+around it, which is killed when it is late.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_ADDED_CHARACTERS = 1_000_000  # of a rendered template, beyond the message itself
+
+
+class TemplateRefused(Exception):
+    """The template called `raise_exception`: it doesn't take this message."""
+
+
+class TemplateBroken(Exception):
+    """The template can't be compiled or rendered, or writes without end."""
+
+
+class ChatTemplate:
+    """One template, compiled at birth.
+
+    Raises:
+        TemplateBroken: not jinja2.
+    """
+
+    def __init__(self, source: str, *, bos_text: str, eos_text: str) -> None:
+        self._values = {"bos_token": bos_text, "eos_token": eos_text}
+        try:
+            self._template = _environment().from_string(source)
+        except (TemplateError, RecursionError, MemoryError) as exc:
+            raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
+
+    def render(self, content: str) -> str:
+        """`content` as the message of a user, and the opening of the assistant's answer.
+
+        Raises:
+            TemplateRefused: the template says that it doesn't take this message.
+            TemplateBroken: any other end but a text of reasonable length.
+        """
+        messages = [{"role": "user", "content": content}]
+        limit = len(content) + MAX_ADDED_CHARACTERS
+        parts: list[str] = []
+        length = 0
+        try:
+            for part in self._template.generate(
+                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._values
+            ):
+                length += len(part)
+                if length > limit:
+                    raise TemplateBroken(f"the model's chat template wrote more than {limit} characters")
+                parts.append(part)
+        except (TemplateBroken, TemplateRefused):
+            raise
+        except Exception as exc:  # a template is code of any kind, and so are its errors
+            raise TemplateBroken(f"the model's chat template failed: {type(exc).__name__}: {exc}") from exc
+        return "".join(parts)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what an assistant says, for training; to us it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2 reads a class attribute)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers has it: no HTML escapes."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateRefused(f"the model's chat template refuses the prompt: {message}")
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().astimezone().strftime(pattern)
