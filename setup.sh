@@ -133,7 +133,7 @@ install_native() {
   local folder
   folder=$builds/$(native_key)
   ls "$folder"/*.whl >/dev/null 2>&1 || build_native "$folder"
-  "$venv/bin/python" -m pip install -q --no-deps --force-reinstall "$folder"/*.whl
+  "$venv/bin/python" -m pip install -qq --no-deps --force-reinstall "$folder"/*.whl
   cp "$folder/cpu_features.txt" "$("$venv/bin/python" "$here/src/takeoff/models/cpu_features.py" stamp-path)"
 }
 
@@ -141,7 +141,7 @@ install_locked() { # install_locked LOCK: everything in it but the native part
   local rest
   rest=$(mktemp)
   awk '/^llama-cpp-python==/ {off=1} !off {print} off && !/\\$/ {off=0}' "$1" >"$rest"
-  "$venv/bin/python" -m pip install -q --require-hashes --no-deps -r "$rest" || { rm -f "$rest"; die "the dependencies in $1 could not be installed"; }
+  "$venv/bin/python" -m pip install -qq --require-hashes --no-deps -r "$rest" || { rm -f "$rest"; die "the dependencies in $1 could not be installed"; }
   rm -f "$rest"
 }
 
@@ -163,7 +163,7 @@ set_up() { # set_up serve|dev
   say "installing the locked dependencies into .venv"
   install_locked "$lock"
   native_is_current || { install_native; native_stamp >"$venv/.native"; }
-  "$venv/bin/python" -m pip install -q --no-deps --no-build-isolation -e "$here"
+  "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation -e "$here"
   stamp_of "$lock" >"$stamp"
   exec 9>&-
 }

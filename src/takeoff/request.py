@@ -106,6 +106,7 @@ class TokenEvent:
     text: str = ""  # whole characters; may be empty while text is held back
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens not computed again; sent with the first event
+    queue_s: float = 0.0  # time spent waiting for a slot; sent with the first event
     error: str | None = None  # with FAILED: what happened, for the client
 
 

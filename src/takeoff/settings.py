@@ -81,7 +81,7 @@ class Settings(BaseModel):
 
     chat_template: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Wrap `text` as a user's message; 'auto': if the model has a template and the prompt none",
+        description="Wrap `text` as a user's message; 'auto': if the model has a template, the text none",
     )
     stop_at_roles: bool = Field(
         False, description="End a v1 completion at a token 'User' or 'Assistant', as the first Takeoff did"

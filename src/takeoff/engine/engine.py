@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,7 @@ class Engine:
                 num_prompt_tokens=len(message.prompt_token_ids),
                 sampling=sampling,
                 text=text,
+                arrived_at=time.perf_counter(),
             )
         )
 
@@ -105,6 +107,7 @@ class Engine:
         if decoding:
             self._decode(decoding)
         for seq in self._scheduler.admit():
+            seq.queue_s = time.perf_counter() - seq.arrived_at
             self._prefixes.adopt(seq)
         for seq in self._scheduler.followers_to_wake():
             self._prefixes.adopt(seq)
@@ -177,21 +180,17 @@ class Engine:
         """Append a token to its sequence and say what it means for the client."""
         if token_id is None:
             return self._end(seq, FinishReason.FAILED, error="the model computed no finite logit")
-        is_first = seq.num_completion_tokens == 0
         may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
         seq.token_ids.append(token_id)
         seq.sampling.append(token_id)
-        cached_tokens = seq.num_cached_tokens if is_first else 0
         if token_id in self._eog:
-            return self._end(seq, FinishReason.STOP, (token_id,), seq.text.flush(), cached_tokens)
+            return self._end(seq, FinishReason.STOP, (token_id,), seq.text.flush())
         text, stopped = seq.text.push(token_id, may_stop=may_stop)
         if stopped:
-            return self._end(seq, FinishReason.STOP, (token_id,), text, cached_tokens)
+            return self._end(seq, FinishReason.STOP, (token_id,), text)
         if self._is_full(seq):
-            return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush(), cached_tokens)
-        return TokenEvent(
-            request_id=seq.request_id, token_ids=(token_id,), text=text, cached_tokens=cached_tokens
-        )
+            return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
+        return _event(seq, (token_id,), text)
 
     def _is_full(self, seq: Sequence) -> bool:
         limit = seq.params.max_new_tokens
@@ -205,21 +204,13 @@ class Engine:
         reason: FinishReason,
         token_ids: tuple[int, ...] = (),
         text: str = "",
-        cached_tokens: int = 0,
         error: str | None = None,
     ) -> TokenEvent:
         """The one terminal event of a sequence; its slot is free afterwards, its prefix is kept."""
         if seq.slot is not None and reason is not FinishReason.FAILED:
             self._prefixes.keep(seq)
         self._release(seq)
-        return TokenEvent(
-            request_id=seq.request_id,
-            token_ids=token_ids,
-            text=text,
-            finish_reason=reason,
-            cached_tokens=cached_tokens,
-            error=error,
-        )
+        return replace(_event(seq, token_ids, text), finish_reason=reason, error=error)
 
     def _release(self, seq: Sequence) -> None:
         slot = self._scheduler.release(seq)
@@ -243,6 +234,19 @@ class Engine:
         elapsed = time.perf_counter() - started
         self.kernels.clear(0)
         return elapsed / len(token_ids)
+
+
+def _event(seq: Sequence, token_ids: tuple[int, ...], text: str) -> TokenEvent:
+    """What one step did to `seq`; the first event also says how it began."""
+    if seq.num_completion_tokens > 1:
+        return TokenEvent(request_id=seq.request_id, token_ids=token_ids, text=text)
+    return TokenEvent(
+        request_id=seq.request_id,
+        token_ids=token_ids,
+        text=text,
+        cached_tokens=seq.num_cached_tokens,
+        queue_s=seq.queue_s,
+    )
 
 
 def _rows(piece: Slice) -> Rows:

@@ -10,9 +10,6 @@ from __future__ import annotations
 import collections
 import logging
 import os
-import signal
-import socket
-import sys
 import threading
 import time
 
@@ -21,7 +18,6 @@ from takeoff.errors import TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
     Cancel,
-    Drain,
     FromEngine,
     Heartbeat,
     Load,
@@ -32,6 +28,7 @@ from takeoff.ipc.messages import (
     Submit,
     ToEngine,
 )
+from takeoff.ipc.parent import open_parent_channel
 
 HEARTBEAT_S = 0.5
 SPIN_COUNT = "10000"  # how long idle OpenMP threads spin: longer starves the service on small machines
@@ -103,8 +100,6 @@ class EngineProcess:
                     engine.submit(submit)
                 case Cancel(request_id=request_id):
                     engine.cancel(request_id)
-                case Drain():
-                    logger.info("draining: %d running, %d waiting", engine.num_running, engine.num_waiting)
                 case Load():
                     raise ChannelClosed("an engine is loaded once")
 
@@ -131,14 +126,9 @@ class EngineProcess:
 
 
 def main() -> None:
-    """Entry point of the child; `sys.argv[1]` is the number of the inherited socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains us
+    """Entry point of the child."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    logging.basicConfig(
-        level=os.environ.get("TAKEOFF_LOG_LEVEL", "warning").upper(),
-        format="%(asctime)s %(levelname)s engine: %(message)s",
-    )
-    channel: Channel[ToEngine, FromEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
+    channel: Channel[ToEngine, FromEngine] = open_parent_channel("engine", ToEngine)
     try:
         EngineProcess(channel).run()
     except ChannelClosed as exc:

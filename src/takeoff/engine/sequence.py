@@ -26,6 +26,8 @@ class Sequence:
     num_prompt_tokens: int
     sampling: SamplingState
     text: TextStream
+    arrived_at: float  # time.perf_counter() of its submission
+    queue_s: float = 0.0  # from arrival to its slot
     slot: int | None = None  # None while waiting
     num_computed_tokens: int = 0  # tokens whose keys and values are in the slot
     num_cached_tokens: int = 0  # of those, taken from another sequence's work

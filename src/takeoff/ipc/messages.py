@@ -1,6 +1,6 @@
 """What the processes say to each other: one type per message, msgpack on the wire.
 
-    service  --> engine      Load, Submit, Cancel, Drain
+    service  --> engine      Load, Submit, Cancel
     engine   --> service     Progress, Loaded, LoadFailed, Step, Heartbeat
     service  --> preparer    LoadVocabulary, Prepare
     preparer --> service     VocabularyLoaded, LoadFailed, Prepared, PrepareFailed
@@ -9,6 +9,8 @@ A closed socket is the order to stop: a child whose parent is gone must not live
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -51,10 +53,6 @@ class Submit(Message, frozen=True):
 
 class Cancel(Message, frozen=True):
     request_id: int
-
-
-class Drain(Message, frozen=True):
-    """Finish what is running; new submissions are not expected any more."""
 
 
 # --- engine -> service -------------------------------------------------------------------------
@@ -106,7 +104,6 @@ class VocabularyLoaded(Message, frozen=True):
     pid: int
     n_vocab: int
     has_chat_template: bool
-    special_texts: list[str]  # texts of control tokens: a prompt that has one carries its template already
 
 
 class Prepare(Message, frozen=True):
@@ -114,8 +111,8 @@ class Prepare(Message, frozen=True):
 
     prepare_id: int
     text: str
-    chat_template: bool  # wrap as a user's message first
-    max_tokens: int  # refuse a longer prompt, with its length in the error
+    chat_template: Literal["auto", "on", "off"]  # auto: wrap where the model has a template, the text none
+    max_tokens: int  # a longer prompt is refused, with its length in the error
 
 
 class Prepared(Message, frozen=True):
@@ -126,10 +123,11 @@ class Prepared(Message, frozen=True):
 class PrepareFailed(Message, frozen=True):
     prepare_id: int
     error: str
-    code: str  # "invalid_request": the request's fault; "preparer_failed": the model's or ours
+    code: Literal["invalid_request", "context_length_exceeded", "preparer_failed"]
+    hint: str | None
 
 
-ToEngine = Load | Submit | Cancel | Drain
+ToEngine = Load | Submit | Cancel
 FromEngine = Progress | Loaded | LoadFailed | Step | Heartbeat
 ToPreparer = LoadVocabulary | Prepare
 FromPreparer = VocabularyLoaded | LoadFailed | Prepared | PrepareFailed

@@ -16,8 +16,7 @@ STAMP_NAME = "takeoff_cpu_features.txt"
 
 # The flags of /proc/cpuinfo that ggml compiles for (ggml/src/ggml-cpu/CMakeLists.txt).
 RELEVANT = frozenset(
-    "sse4_2 avx f16c avx2 fma bmi2 avx512f avx512cd avx512vl avx512dq avx512bw avx512_vbmi avx512_vnni "
-    "avx512_bf16 avx_vnni amx_tile amx_int8 amx_bf16 asimddp i8mm sve sve2 sme fphp asimdhp".split()
+    ["sse4_2", "avx", "f16c", "avx2", "fma", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx512_vbmi", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve", "sve2", "sme", "fphp", "asimdhp"]
 )
 
 

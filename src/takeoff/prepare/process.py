@@ -11,13 +11,12 @@ import logging
 import os
 import queue
 import resource
+import sys
 import threading
 from pathlib import Path
 
 from takeoff.errors import InvalidRequest, ModelError
 from takeoff.ipc.channel import Channel, ChannelClosed
-from takeoff.ipc.child import open_parent_channel
-from takeoff.ipc.lifeline import die_with_parent
 from takeoff.ipc.messages import (
     FromPreparer,
     LoadFailed,
@@ -28,6 +27,7 @@ from takeoff.ipc.messages import (
     ToPreparer,
     VocabularyLoaded,
 )
+from takeoff.ipc.parent import open_parent_channel
 from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
 from takeoff.prepare.prompt import PromptBuilder
 from takeoff.prepare.tokenizer import Tokenizer
@@ -108,8 +108,6 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    die_with_parent()
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     channel: Channel[ToPreparer, FromPreparer] = open_parent_channel("preparer", ToPreparer)
     try:
         serve(channel)
