@@ -1,0 +1,76 @@
+"""An engine on real kernels and weights, in this process: no sockets, no threads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from takeoff.engine.engine import Engine
+from takeoff.engine.llama.context import LlamaContext
+from takeoff.ipc.messages import Load, Submit
+from takeoff.request import FinishReason, SamplingParams, TokenEvent
+
+
+class RealEngine:
+    """Submit prompts as token ids, run, read what came out. Close it: it holds hundreds of MB."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        n_slots: int = 4,
+        n_ctx_slot: int = 2048,
+        flash_attention: bool = True,
+        deterministic: bool = False,
+        cache_mb: int = 256,
+    ) -> None:
+        load = Load(
+            model_path=str(model),
+            n_slots=n_slots,
+            n_ctx_slot=n_ctx_slot,
+            n_batch=2048,
+            n_ubatch=512,
+            n_threads=2,
+            n_threads_prefill=2,
+            n_gpu_layers=0,
+            flash_attention=flash_attention and not deterministic,
+            deterministic=deterministic,
+            cache_bytes=cache_mb << 20,
+            itl_slo_ms=None,
+        )
+        self.kernels = LlamaContext(load, lambda share: None)
+        self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
+        self.engine = Engine(load, self.kernels, self._note)
+
+    def _note(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            self.events[event.request_id].append(event)
+
+    def submit(self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = "") -> None:
+        self.engine.submit(Submit(request_id, prompt, params, tenant))
+
+    def is_done(self, request_id: int) -> bool:
+        events = self.events[request_id]
+        return bool(events) and events[-1].finish_reason is not None
+
+    def run_until_idle(self) -> None:
+        while not self.engine.is_idle:
+            self.engine.step()
+
+    def complete(self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = "") -> list[int]:
+        """The completion of one request that runs alone."""
+        self.submit(request_id, prompt, params, tenant)
+        self.run_until_idle()
+        return self.token_ids(request_id)
+
+    def token_ids(self, request_id: int) -> list[int]:
+        return [token_id for event in self.events[request_id] for token_id in event.token_ids]
+
+    def text(self, request_id: int) -> str:
+        return "".join(event.text for event in self.events[request_id])
+
+    def finish_reason(self, request_id: int) -> FinishReason | None:
+        return self.events[request_id][-1].finish_reason
+
+    def close(self) -> None:
+        self.kernels.close()
