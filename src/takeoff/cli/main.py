@@ -1,0 +1,50 @@
+"""The `takeoff` command: its subcommands, and how their errors look.
+
+A command's module imports what is heavy inside its function, so that `takeoff --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from takeoff.cli.models import models
+from takeoff.cli.pull import pull
+from takeoff.errors import TakeoffError
+
+EXIT_ERROR = 1  # typer itself exits with 2 on wrong usage, 130 when interrupted
+
+app = typer.Typer(
+    name="takeoff",
+    help="Turn this machine into a private LLM server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(pull)
+app.command()(models)
+
+
+@app.callback()
+def takeoff() -> None:
+    """Turn this machine into a private LLM server."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
+
+    An error that we foresaw is a line and a hint; TAKEOFF_LOG_LEVEL=debug shows where it came from.
+    """
+    try:
+        app(prog_name="takeoff")
+    except TakeoffError as exc:
+        from takeoff.cli.console import print_error
+
+        if os.environ.get("TAKEOFF_LOG_LEVEL") == "debug":
+            traceback.print_exception(exc)
+        print_error(exc)
+        sys.exit(EXIT_ERROR)

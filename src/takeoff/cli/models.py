@@ -1,0 +1,136 @@
+"""`takeoff models`: what is in the store, and what could be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from takeoff.models.catalogue import CatalogueModel
+    from takeoff.models.store import Store, StoredModel
+
+
+def models(
+    available: Annotated[bool, typer.Option("--available", help="List the catalogue instead")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes")] = False,
+    home: Annotated[Path | None, typer.Option(help="Folder of the model store  [env: TAKEOFF_HOME]")] = None,
+) -> None:
+    """List the models of the store: size, architecture, quantisation, context length.
+
+    With --available: the catalogue, with the memory and the tokens/s to expect on this machine.
+    """
+    from takeoff.models.store import Store
+    from takeoff.settings import load_settings
+
+    store = Store(load_settings({"home": home}).store)
+    if available:
+        _print_catalogue(store, json_output)
+    else:
+        _print_stored(store.list(), store.root, json_output)
+
+
+def _print_stored(stored: Sequence[StoredModel], root: Path, json_output: bool) -> None:
+    from takeoff.cli.console import print_json, print_table, talk
+
+    if json_output:
+        print_json([_stored_facts(model) for model in stored])
+        return
+    if not stored:
+        talk().print(f"no models in {root}; `takeoff pull` fetches the default one", markup=False)
+        return
+    print_table(
+        ("name", "size", "architecture", "quantisation", "context", "parameters"),
+        [
+            (
+                model.name,
+                _size(model.file_bytes),
+                model.architecture,
+                model.quantisation,
+                f"{model.context_length:,}",
+                _count(model.num_params),
+            )
+            for model in stored
+        ],
+        right=("size", "context", "parameters"),
+    )
+
+
+def _print_catalogue(store: Store, json_output: bool) -> None:
+    from takeoff.cli.console import print_json, print_table, talk
+    from takeoff.models.catalogue import CATALOGUE
+    from takeoff.models.machine import available_memory, measure_bandwidth
+
+    talk().print("measuring this machine's memory bandwidth ...")
+    bandwidth = measure_bandwidth()
+    memory = available_memory()
+    here = {model.name for model in store.list()}
+    if json_output:
+        print_json([_catalogue_facts(model, bandwidth, memory, model.name in here) for model in CATALOGUE])
+        return
+    print_table(
+        ("name", "parameters", "quantisation", "size", "memory", "fits", "tokens/s", "licence", "in store"),
+        [
+            (
+                model.name,
+                _count(model.num_params),
+                model.quantisation,
+                _size(model.file_bytes),
+                _size(model.memory_bytes),
+                "yes" if model.memory_bytes <= memory else "no",
+                f"≤ {model.decode_tokens_per_s(bandwidth):,.0f}",
+                model.licence,
+                "yes" if model.name in here else "no",
+            )
+            for model in CATALOGUE
+        ],
+        right=("parameters", "size", "memory", "tokens/s"),
+    )
+    talk().print(
+        f"tokens/s: the most that one stream can get from {bandwidth / 1e9:.1f} GB/s, measured just now; "
+        f"memory: with 8,192 tokens of context; {memory / 1e9:.1f} GB are free",
+        markup=False,
+    )
+
+
+def _stored_facts(model: StoredModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "source": model.source,
+        "revision": model.revision,
+        "sha256": model.sha256,
+        "file_bytes": model.file_bytes,
+        "pulled_at": model.pulled_at,
+        "architecture": model.architecture,
+        "quantisation": model.quantisation,
+        "context_length": model.context_length,
+        "num_params": model.num_params,
+    }
+
+
+def _catalogue_facts(model: CatalogueModel, bandwidth: float, memory: int, in_store: bool) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "title": model.title,
+        "source": str(model.source),
+        "num_params": model.num_params,
+        "quantisation": model.quantisation,
+        "file_bytes": model.file_bytes,
+        "context_length": model.context_length,
+        "memory_bytes": model.memory_bytes,
+        "fits": model.memory_bytes <= memory,
+        "max_tokens_per_s": round(model.decode_tokens_per_s(bandwidth), 1),
+        "licence": model.licence,
+        "in_store": in_store,
+    }
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+
+
+def _count(num_params: int) -> str:
+    return f"{num_params / 1e9:.1f}B" if num_params >= 1e9 else f"{num_params / 1e6:.0f}M"
