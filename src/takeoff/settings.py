@@ -90,6 +90,9 @@ class Settings(BaseModel):
     max_queued_tokens: int = Field(
         200_000, ge=1, le=1_000_000_000, description="Prompt tokens that may wait; beyond: 429"
     )
+    max_requests: int = Field(
+        1_024, ge=1, le=65_536, description="Requests that may be open, waiting or running; beyond: 429"
+    )
     max_body_bytes: int = Field(2_097_152, ge=1_024, le=1_073_741_824, description="Largest request body")
     max_header_bytes: int = Field(32_768, ge=1_024, le=1_048_576, description="Largest header block")
     header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time to send the header block")

@@ -1,0 +1,95 @@
+"""A child process and the channel to it: started, told, ended, never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+from takeoff.ipc.channel import AsyncChannel, socket_pair
+
+EXIT_GRACE_S = 2.0  # a child whose socket closed has this long before it is killed
+_SECRETS = ("TAKEOFF_API_KEY",)  # a child parses strangers' files: it gets nothing worth stealing
+
+Incoming = TypeVar("Incoming")
+Outgoing = TypeVar("Outgoing")
+
+
+def python_module(module: str) -> tuple[str, ...]:
+    """The command that runs a module of ours; -P: never one from the current folder."""
+    return (sys.executable, "-P", "-m", module)
+
+
+class Child(Generic[Incoming, Outgoing]):
+    """One running child. Create it with `start`; whoever does must call `stop` or `kill`."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: AsyncChannel[Incoming, Outgoing]
+    ) -> None:
+        self._process = process
+        self.channel = channel
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        incoming: type[Incoming] | object,
+        environ: Mapping[str, str],
+    ) -> Child[Incoming, Outgoing]:
+        """Run `command` with the number of its end of a socket pair as last argument.
+
+        The child gets a session of its own: Ctrl-C in the terminal is for us, who drain it.
+
+        Raises:
+            OSError: no process or no file descriptor is to be had.
+        """
+        ours, theirs = socket_pair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env={name: text for name, text in os.environ.items() if name not in _SECRETS} | dict(environ),
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, await AsyncChannel.open(ours, incoming))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def stop(self) -> str:
+        """Close the socket, which is the order to end; kill what does not. Returns how it ended."""
+        self.channel.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), EXIT_GRACE_S)
+        except TimeoutError:
+            return await self.kill()
+        return self._ending()
+
+    async def kill(self) -> str:
+        """End it now, whatever it does (a stopped process too). Returns how it ended."""
+        self.channel.close()
+        self.kill_soon()
+        await self._process.wait()
+        return self._ending()
+
+    def kill_soon(self) -> None:
+        """Send the kill; the channel closes when it took effect."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    def _ending(self) -> str:
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"it ended with exit code {code}"

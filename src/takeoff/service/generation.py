@@ -1,0 +1,86 @@
+"""An accepted request and its tokens as they come. Leaving the `with` block frees its slot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from takeoff.errors import EngineFailed
+from takeoff.request import FinishReason, TokenEvent
+
+
+class Generation:
+    """What a door holds of a request: a context manager, and an async iterator of TokenEvent.
+
+    A context manager, not a `finally` inside an async generator: that `finally` doesn't run when
+    the client leaves before the first token is asked for.
+
+    Events that come while nobody asks are merged into one, so a slow client costs the text of its
+    completion at most, and holds up nobody.
+    """
+
+    def __init__(self, request_id: int, prompt_tokens: int, cancel: Callable[[int], None]) -> None:
+        """`cancel` is called with the request's id when it is left before its end."""
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0  # prompt tokens that were not computed again
+        self.completion_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._cancel = cancel
+        self._events: list[TokenEvent] = []
+        self._failure: str | None = None
+        self._wake = asyncio.Event()
+
+    def push(self, event: TokenEvent) -> None:
+        """Add the news of a step. The service calls this; nothing may follow a terminal event."""
+        self.completion_tokens += len(event.token_ids)
+        self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self.finish_reason = event.finish_reason
+        if event.finish_reason is FinishReason.FAILED:
+            self._failure = event.error or "the engine failed"
+        else:
+            self._events.append(event)
+        self._wake.set()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.finish_reason is None:
+            self._cancel(self.request_id)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        """The next news; the last has a `finish_reason`.
+
+        Raises:
+            EngineFailed: the completion broke off; what came before it is whole.
+        """
+        while not self._events:
+            if self._failure is not None:
+                raise EngineFailed(self._failure, hint="send the request again")
+            if self.finish_reason is not None:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        events, self._events = self._events, []
+        return events[0] if len(events) == 1 else _merge(events)
+
+
+def _merge(events: list[TokenEvent]) -> TokenEvent:
+    return TokenEvent(
+        request_id=events[0].request_id,
+        token_ids=tuple(token_id for event in events for token_id in event.token_ids),
+        text="".join(event.text for event in events),
+        finish_reason=events[-1].finish_reason,
+        cached_tokens=events[0].cached_tokens,
+        queue_s=events[0].queue_s,
+    )

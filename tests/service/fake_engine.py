@@ -1,0 +1,115 @@
+"""An engine process of scripted tokens: speaks the protocol, computes nothing.
+
+`fake_engine.py [--step-ms N] [--load-error TEXT] [--die-loading] FD`. Token ids count from 1, the
+text of token n is "n ". It serves all requests at once and stops when its socket closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import socket
+import threading
+import time
+
+from takeoff.ipc.channel import Channel, ChannelClosed
+from takeoff.ipc.messages import (
+    Cancel,
+    FromEngine,
+    Heartbeat,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    Step,
+    Submit,
+    ToEngine,
+)
+from takeoff.request import FinishReason, TokenEvent
+
+N_VOCAB = 50_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--step-ms", type=float, default=1.0)
+    parser.add_argument("--load-error")
+    parser.add_argument("--die-loading", action="store_true")
+    parser.add_argument("fd", type=int)
+    options = parser.parse_args()
+    channel: Channel[ToEngine, FromEngine] = Channel(socket.socket(fileno=options.fd), ToEngine)
+    try:
+        load = channel.receive()
+        assert isinstance(load, Load)
+        channel.send(Progress(0.5))
+        if options.load_error:
+            channel.send(LoadFailed(options.load_error))
+            return
+        if options.die_loading:
+            os.abort()
+        channel.send(Loaded(os.getpid(), load.n_ctx_slot, load.n_slots, N_VOCAB, True, 0.0))
+        serve(channel, options.step_ms / 1e3)
+    except ChannelClosed:
+        pass
+
+
+def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
+    commands: queue.SimpleQueue[ToEngine | None] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(channel, commands), daemon=True).start()
+    running: dict[int, Submit] = {}
+    emitted: dict[int, int] = {}
+    last_beat = 0.0
+    while True:
+        if time.monotonic() - last_beat > 0.2:
+            last_beat = time.monotonic()
+            counters = {"decode_calls": float(sum(emitted.values())), "decode_seconds": 0.5}
+            channel.send(Heartbeat(0, 0.0, len(running), 0, counters))
+        try:
+            command = commands.get(timeout=step_s)
+        except queue.Empty:
+            command = None
+        match command:
+            case Submit(request_id=request_id):
+                running[request_id] = command
+                emitted[request_id] = 0
+            case Cancel(request_id=request_id) if request_id in running:
+                del running[request_id]
+                channel.send(Step([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)]))
+            case None:
+                _step(channel, running, emitted)
+
+
+def _step(
+    channel: Channel[ToEngine, FromEngine], running: dict[int, Submit], emitted: dict[int, int]
+) -> None:
+    events = []
+    for request_id, submit in list(running.items()):
+        emitted[request_id] += 1
+        n = emitted[request_id]
+        is_last = n == submit.sampling.max_new_tokens
+        if is_last:
+            del running[request_id]
+        events.append(
+            TokenEvent(
+                request_id=request_id,
+                token_ids=(n,),
+                text=f"{n} ",
+                finish_reason=FinishReason.LENGTH if is_last else None,
+                cached_tokens=2 if n == 1 else 0,
+            )
+        )
+    if events:
+        channel.send(Step(events))
+
+
+def _receive(channel: Channel[ToEngine, FromEngine], commands: queue.SimpleQueue[ToEngine | None]) -> None:
+    try:
+        while True:
+            commands.put(channel.receive())
+    except ChannelClosed:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

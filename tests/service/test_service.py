@@ -1,0 +1,311 @@
+"""The service's policy, over engine and preparer processes of scripted answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+
+import pytest
+from tests.service.serving import (
+    is_running,
+    make_request,
+    make_service,
+    running_service,
+    text_of,
+    until,
+)
+
+from takeoff.errors import (
+    EngineFailed,
+    InvalidRequest,
+    ModelError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PreparerFailed,
+    PromptTooLong,
+    TakeoffError,
+)
+from takeoff.request import FinishReason
+
+
+def test_a_text_is_prepared_generated_and_counted() -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            generation = await service.generate(make_request("four words of text"))
+            assert await text_of(generation) == "1 2 3 4 5 "
+            assert generation.finish_reason is FinishReason.LENGTH
+            assert (generation.prompt_tokens, generation.cached_tokens, generation.completion_tokens) == (
+                4,
+                2,
+                5,
+            )
+            page = service.metrics.render().decode()
+            assert "takeoff_requests_accepted_total 1.0" in page
+            assert 'takeoff_requests_ended_total{reason="length"} 1.0' in page
+            assert "takeoff_prompt_tokens_total 4.0" in page
+            assert "takeoff_completion_tokens_total 5.0" in page
+            assert "takeoff_ttft_seconds_count 1.0" in page
+            assert "takeoff_itl_seconds_count 4.0" in page
+
+    asyncio.run(run())
+
+
+def test_the_completion_is_cut_to_the_room_that_the_prompt_leaves() -> None:
+    async def run() -> None:
+        async with running_service(n_ctx_slot=10) as service:
+            for asked in (None, 100):
+                generation = await service.generate(make_request((1, 2, 3), max_new_tokens=asked))
+                await text_of(generation)
+                assert generation.completion_tokens == 7
+                assert generation.finish_reason is FinishReason.LENGTH
+
+    asyncio.run(run())
+
+
+def test_what_can_never_succeed_is_refused_with_its_numbers() -> None:
+    async def run() -> None:
+        async with running_service(n_ctx_slot=10) as service:
+            with pytest.raises(PromptTooLong, match="has 10 tokens, but a sequence holds 10"):
+                await service.generate(make_request(tuple(range(10))))
+            with pytest.raises(InvalidRequest, match="empty"):
+                await service.generate(make_request(""))
+            with pytest.raises(InvalidRequest, match="empty"):
+                await service.generate(make_request(()))
+            with pytest.raises(InvalidRequest, match="token id"):
+                await service.generate(make_request((50_000,)))
+            with pytest.raises(InvalidRequest, match="token id"):
+                await service.generate(make_request((-1,)))
+            with pytest.raises(InvalidRequest, match=r"lone surrogate \(U\+D800\) at position 3"):
+                await service.generate(make_request("abc\ud800"))
+            with pytest.raises(NotFound, match="no group 'other', only primary"):
+                await service.generate(make_request(group="other"))
+            with pytest.raises(InvalidRequest, match="refused") as refused:
+                await service.generate(make_request("refuse this"))
+            assert refused.value.hint == "be nice"
+            assert service.status()["accepted"] == 0
+            assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
+
+    asyncio.run(run())
+
+
+def test_leaving_a_generation_ends_it_as_cancelled() -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            with await service.generate(make_request(max_new_tokens=None)):
+                pass  # before the first token is asked for
+            with await service.generate(make_request(max_new_tokens=None)) as generation:
+                await anext(generation)
+            assert generation.finish_reason is FinishReason.CANCELLED
+            assert service.status()["ended"]["cancelled"] == 2
+            assert service.status()["open_requests"] == 0
+
+    asyncio.run(run())
+
+
+def test_events_of_a_slow_consumer_are_merged() -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            generation = await service.generate(make_request(max_new_tokens=20))
+            await until(lambda: generation.finish_reason is not None)
+            events = [event async for event in generation]
+            assert len(events) == 1
+            assert events[0].token_ids == tuple(range(1, 21))
+            assert events[0].finish_reason is FinishReason.LENGTH
+            assert events[0].cached_tokens == 2
+
+    asyncio.run(run())
+
+
+def test_a_killed_engine_fails_its_requests_and_the_next_is_served_by_another() -> None:
+    async def run() -> None:
+        async with running_service(n_ctx_slot=100_000) as service:
+            generation = await service.generate(make_request(max_new_tokens=None))
+            await anext(generation)
+            os.kill(service.status()["engine_pid"], signal.SIGKILL)
+            with pytest.raises(EngineFailed, match=r"while serving: it was killed by signal 9 \(SIGKILL\)"):
+                await text_of(generation)
+            assert generation.finish_reason is FinishReason.FAILED
+            assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
+            assert service.status()["engine_restarts"] == 1
+            assert "takeoff_engine_restarts_total 1.0" in service.metrics.render().decode()
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_stops_for_a_moment_is_left_alone_and_one_that_stays_silent_is_killed() -> None:
+    async def run() -> None:
+        async with running_service(n_ctx_slot=100_000) as service:
+            pid = service.status()["engine_pid"]
+            generation = await service.generate(make_request(max_new_tokens=None))
+            await anext(generation)
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(1.5)
+            os.kill(pid, signal.SIGCONT)
+            await anext(generation)
+            assert service.status()["engine_pid"] == pid
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(EngineFailed, match="no sign of life for 5 s"):
+                await text_of(generation)
+            assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
+            assert not is_running(pid)
+
+    asyncio.run(run())
+
+
+def test_a_model_that_cannot_be_loaded_says_why() -> None:
+    async def run(option: str, message: str) -> None:
+        service = make_service(*option.split("=", 1))
+        await service.start()
+        with pytest.raises(ModelError, match=message):
+            await service.wait_ready()
+        with pytest.raises(NotReady, match=f"the model is failed: {message}"):
+            await service.generate(make_request())
+        assert service.status()["state"] == "failed"
+        await service.stop()
+
+    asyncio.run(run("--load-error=no such tensor", "no such tensor"))
+    asyncio.run(run("--die-loading", "the engine died while loading the model"))
+
+
+def test_a_hanging_preparer_is_killed_at_the_deadline_and_those_behind_it_are_served() -> None:
+    async def run() -> None:
+        async with running_service(prepare_timeout_s=0.5) as service:
+            pid = service.status()["preparer_pid"]
+            hanging = asyncio.create_task(service.generate(make_request("hang for ever")))
+            behind = [asyncio.create_task(service.generate(make_request("two words"))) for _ in range(3)]
+            with pytest.raises(PreparerFailed, match=r"took more than 0\.5 s"):
+                await hanging
+            for task in behind:
+                assert await text_of(await task) == "1 2 3 4 5 "
+            assert not is_running(pid)
+            assert "takeoff_preparer_restarts_total 1.0" in service.metrics.render().decode()
+
+    asyncio.run(run())
+
+
+def test_a_stopped_or_killed_preparer_is_replaced() -> None:
+    async def run() -> None:
+        async with running_service(prepare_timeout_s=0.5) as service:
+            await text_of(await service.generate(make_request("warm up")))
+            os.kill(service.status()["preparer_pid"], signal.SIGSTOP)
+            with pytest.raises(PreparerFailed, match="took more than"):
+                await service.generate(make_request("two words"))
+            assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
+            with pytest.raises(PreparerFailed, match="died while preparing"):
+                await service.generate(make_request("die now"))
+            assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
+
+    asyncio.run(run())
+
+
+def test_a_long_text_delays_no_short_one() -> None:
+    async def run() -> None:
+        async with running_service(n_ctx_slot=100_000, prepare_timeout_s=5.0) as service:
+            long = asyncio.create_task(service.generate(make_request("hang " + "x" * 70_000)))
+            assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
+            assert not long.done()
+            long.cancel()
+
+    asyncio.run(run())
+
+
+def test_too_many_requests_or_waiting_tokens_are_refused_with_a_time_to_come_back() -> None:
+    async def run() -> None:
+        options = {"max_requests": 3, "max_queued_tokens": 10}
+        async with running_service("--step-ms=100000", n_ctx_slot=64, **options) as service:
+            first = await service.generate(make_request(tuple(range(8))))
+            with pytest.raises(
+                Overloaded, match="8 prompt tokens are waiting and 3 more would exceed the limit of 10"
+            ) as refused:
+                await service.generate(make_request((1, 2, 3)))
+            assert 1.0 <= refused.value.retry_after_s <= 600.0
+            others = [await service.generate(make_request((1,))) for _ in range(2)]
+            with pytest.raises(Overloaded, match="3 requests are open, the limit is 3"):
+                await service.generate(make_request((1,)))
+            for generation in (first, *others):
+                with generation:
+                    pass
+            assert service.status()["queued_tokens"] == 0
+            assert (
+                'takeoff_requests_refused_total{code="overloaded"} 2.0' in service.metrics.render().decode()
+            )
+
+    asyncio.run(run())
+
+
+def test_draining_lets_open_requests_finish_and_refuses_new_ones() -> None:
+    async def run() -> None:
+        async with running_service("--step-ms=20") as service:
+            reading = asyncio.create_task(text_of(await service.generate(make_request(max_new_tokens=10))))
+            draining = asyncio.create_task(service.drain(20.0))
+            await asyncio.sleep(0)
+            assert not service.is_ready
+            with pytest.raises(NotReady, match="shutting down"):
+                await service.generate(make_request())
+            await draining
+            assert (await reading).split()[-1] == "10"
+
+    asyncio.run(run())
+
+
+def test_draining_breaks_off_visibly_what_does_not_finish() -> None:
+    async def run() -> None:
+        async with running_service("--step-ms=20", n_ctx_slot=100_000) as service:
+            generation = await service.generate(make_request(max_new_tokens=None))
+            await service.drain(0.2)
+            with pytest.raises(EngineFailed, match=r"the server stopped 0\.2 s after it was told to"):
+                await text_of(generation)
+            assert service.status()["ended"]["failed"] == 1
+
+    asyncio.run(run())
+
+
+def test_stopping_ends_every_process_and_may_be_repeated() -> None:
+    async def run() -> None:
+        service = make_service()
+        await service.start()
+        await service.wait_ready()
+        await text_of(await service.generate(make_request("two words")))
+        pids = [service.status()[name] for name in ("engine_pid", "preparer_pid")]
+        await service.stop()
+        await service.stop()
+        assert not any(is_running(pid) for pid in pids)
+        with pytest.raises(NotReady):
+            await service.generate(make_request())
+
+    asyncio.run(run())
+
+
+def test_the_books_balance_under_random_cancels_and_deaths() -> None:
+    async def client(service: object, chance: random.Random) -> None:
+        request = make_request("some words here", max_new_tokens=chance.randint(1, 40))
+        try:
+            with await service.generate(request) as generation:  # type: ignore[attr-defined]
+                leave_after = chance.randint(0, 30)
+                async for _ in generation:
+                    if generation.completion_tokens > leave_after:
+                        return
+        except TakeoffError:
+            return
+
+    async def run() -> None:
+        chance = random.Random(7)
+        async with running_service(n_ctx_slot=100) as service:
+            for _ in range(3):
+                clients = [asyncio.create_task(client(service, chance)) for _ in range(40)]
+                await asyncio.sleep(0.02)
+                for task in chance.sample(clients, 10):
+                    task.cancel()
+                if chance.random() < 0.7:
+                    os.kill(service.status()["engine_pid"], signal.SIGKILL)
+                await asyncio.gather(*clients, return_exceptions=True)
+                await service.wait_ready()
+            status = service.status()
+            assert status["accepted"] == sum(status["ended"].values())
+            assert status["accepted"] > 20
+            assert status["open_requests"] == status["queued_tokens"] == 0
+
+    asyncio.run(run())
