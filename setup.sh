@@ -6,28 +6,71 @@
 #   ./setup.sh test ...     set up with the tools of development, then pytest ...
 #   ./setup.sh check        set up with the tools of development, then ruff, mypy and the import test
 #
-# PYTHON names the interpreter; CMAKE_ARGS goes to the native build (-DGGML_CUDA=on, -DGGML_VULKAN=on, ...).
+# PYTHON           the interpreter; else the newest of python3.11 to 3.14 on PATH that runs
+# CMAKE_ARGS       goes to the native build (-DGGML_CUDA=on, -DGGML_VULKAN=on, ...); remembered until given anew
+# BUILD_CACHE_DIR  where native builds are kept for other clones; ~/.cache/takeoff/build
+# pip's own settings (PIP_*, pip.conf) and CMAKE_BUILD_PARALLEL_LEVEL are honoured.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
-builds=${XDG_CACHE_HOME:-$HOME/.cache}/takeoff/build
+builds=${BUILD_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/takeoff/build}
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" -eq 0 ]; }
+digest() { if have sha256sum; then sha256sum; else shasum -a 256; fi | cut -c1-20; }
+pip() { "$venv/bin/python" -m pip "$@"; }
+cpu_features() { "$venv/bin/python" -I "$here/src/takeoff/models/cpu_features.py" "$@"; }
 
-# install_package NAME...: by the system's package manager, when we are root; else one line that names it.
-install_package() {
-  is_root || die "$1 is missing; install it (for example: sudo apt-get install $*) and run this again"
-  say "installing $* with the system's package manager"
-  if command -v apt-get >/dev/null; then
-    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-  elif command -v dnf >/dev/null; then dnf install -y -q "$@" >/dev/null
-  elif command -v apk >/dev/null; then apk add -q "$@" >/dev/null
-  elif command -v pacman >/dev/null; then pacman -Sy --noconfirm "$@" >/dev/null
-  else die "$1 is missing and no package manager that we know was found"
-  fi || die "the package manager could not install $*"
+# --- What the system lacks: installed when we are root, else named in one line ---
+
+package_manager() {
+  local name
+  for name in apt-get dnf apk pacman zypper; do
+    if have "$name"; then echo "$name"; return; fi
+  done
+}
+
+packages_for() { # packages_for THING MANAGER: what the system calls it
+  case $1:$2 in
+    python:apt-get) echo python3 python3-venv ;;
+    python:pacman) echo python ;;
+    python:*) echo python3 ;;
+    venv:apt-get | venv:) "$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])' ;;
+    venv:apk) echo py3-virtualenv ;;
+    venv:pacman) echo python-virtualenv ;;
+    venv:*) echo python3-virtualenv ;;
+    compiler:dnf | compiler:zypper) echo gcc-c++ ;;
+    compiler:pacman) echo gcc ;;
+    compiler:apk) echo build-base linux-headers ;;
+    compiler:*) echo g++ ;;
+    browser:apt-get | browser:) echo chromium chromium-driver ;;
+    browser:apk) echo chromium chromium-chromedriver ;;
+    browser:*) echo chromium ;;
+  esac
+}
+
+install_system() { # install_system THING DESCRIPTION
+  local manager packages log
+  manager=$(package_manager)
+  read -ra packages <<<"$(packages_for "$1" "$manager")"
+  if ! is_root || [ -z "$manager" ]; then
+    die "$2 is missing: install the package ${packages[*]}${manager:+ with $manager, as root,} and run this again"
+  fi
+  say "$2 is missing: installing ${packages[*]} with $manager"
+  log=$(mktemp)
+  case $manager in
+    apt-get)
+      apt-get update >"$log" 2>&1 || true # a broken foreign source must not stop us
+      DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "${packages[@]}" ;;
+    dnf) dnf install -y "${packages[@]}" ;;
+    apk) apk add "${packages[@]}" ;;
+    pacman) pacman -Sy --noconfirm "${packages[@]}" ;;
+    zypper) zypper --non-interactive install "${packages[@]}" ;;
+  esac </dev/null >>"$log" 2>&1 || { tail -15 "$log" >&2; die "$manager could not install ${packages[*]}"; }
+  rm -f "$log"
 }
 
 # A python on PATH may be a stub that doesn't run; only what answers counts.
@@ -35,145 +78,219 @@ python_runs() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2
 
 find_python() {
   local name
-  for name in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
-    if python_runs "$name"; then command -v "$name"; return; fi
+  if [ -n "${PYTHON:-}" ]; then
+    python_runs "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.14"
+    echo "$PYTHON"
+    return
+  fi
+  for name in python3.14 python3.13 python3.12 python3.11 python3; do
+    if python_runs "$name"; then echo "$name"; return; fi
   done
-  [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.14"
-  return 1
 }
 
 ensure_python() {
-  python=$(find_python) && return
-  install_package python3 python3-venv
-  python=$(find_python) || die "this system's python3 is not 3.11 to 3.14; install one and set PYTHON to it"
-}
-
-make_venv() {
-  [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
-  rm -rf "$venv"
-  "$python" -m venv "$venv" >/dev/null 2>&1 && return
-  rm -rf "$venv"
-  if "$python" -m virtualenv --version >/dev/null 2>&1; then "$python" -m virtualenv -q "$venv" && return; fi
-  if command -v virtualenv >/dev/null; then virtualenv -q -p "$python" "$venv" && return; fi
-  if command -v uv >/dev/null; then uv venv -q --seed --python "$python" "$venv" && return; fi
-  install_package "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
-  "$python" -m venv "$venv" >/dev/null || die "$python can't make a virtual environment"
+  python=$(find_python)
+  [ -z "$python" ] || return 0
+  install_system python "Python 3.11 to 3.14"
+  python=$(find_python)
+  [ -n "$python" ] || die "this system's python3 is not 3.11 to 3.14: install one and set PYTHON to it"
 }
 
 ensure_compiler() {
   local name
-  for name in "${CXX:-c++}" g++ clang++; do
-    command -v "$name" >/dev/null && return
+  for name in ${CXX:+"${CXX%% *}"} c++ g++ clang++; do
+    if have "$name"; then return; fi
   done
-  if command -v apt-get >/dev/null; then install_package g++ libc6-dev; else install_package gcc-c++; fi
+  install_system compiler "a C++ compiler"
 }
 
-# One job of the native build needs about 1.5 GB at its worst.
-build_jobs() {
-  local cores free_kb
+ensure_browser() { # the tests look at the pages in a real one
+  if have chromium && have chromedriver; then return; fi
+  install_system browser "Chromium, which the tests look at the pages with,"
+}
+
+# --- The virtual environment ---
+
+python_version() { "$1" -c 'import sys; print(sys.version)' 2>/dev/null; }
+
+venv_fits() { # it runs, has pip, was not left half-made, and is of the Python that was asked for
+  [ ! -e "$venv/.incomplete" ] && pip --version >/dev/null 2>&1 || return 1
+  [ -z "${PYTHON:-}" ] || [ "$(python_version "$PYTHON")" = "$(python_version "$venv/bin/python")" ]
+}
+
+try_venv() { # try_venv COMMAND...: with what is at hand; a failed try leaves nothing
+  rm -rf "$venv"
+  "$@" "$venv" >/dev/null 2>&1 && pip --version >/dev/null 2>&1
+}
+
+make_venv() {
+  ensure_python
+  try_venv "$python" -m venv && return
+  try_venv "$python" -m virtualenv && return
+  try_venv virtualenv -p "$python" && return
+  try_venv uv venv --seed --python "$python" && return
+  rm -rf "$venv"
+  install_system venv "Python's venv module"
+  try_venv "$python" -m venv || try_venv virtualenv -p "$python" || die "$python can't make a virtual environment"
+}
+
+# --- llama.cpp, built for this processor ---
+
+build_jobs() { # one job needs about 1.5 GB at its worst
+  local cores free_kb jobs
   cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-  free_kb=$(awk '/^MemAvailable:/ {print $2}' "${MEMINFO:-/proc/meminfo}" 2>/dev/null)
-  local by_memory=$(( ${free_kb:-4000000} / 1500000 ))
-  [ "$by_memory" -ge 1 ] || by_memory=1
-  [ "$cores" -le "$by_memory" ] && echo "$cores" || echo "$by_memory"
+  free_kb=$(awk '/^MemAvailable:/ {print $2}' "${MEMINFO:-/proc/meminfo}" 2>/dev/null || true)
+  jobs=$((${free_kb:-3000000} / 1500000))
+  [ "$jobs" -le "$cores" ] || jobs=$cores
+  [ "$jobs" -ge 1 ] || jobs=1
+  echo "${CMAKE_BUILD_PARALLEL_LEVEL:-$jobs}"
 }
 
-# The locked line of llama-cpp-python with its hashes, as a requirements file of its own.
-native_requirement() {
-  awk '/^llama-cpp-python==/ {on=1} on {print} on && !/\\$/ {exit}' "$here/requirements.lock"
+# The locked entry of llama-cpp-python with its hashes; and a lock without it.
+native_entry() { awk '/^llama-cpp-python==/ {on=1} on {print} on && !/\\$/ {exit}' "$1"; }
+other_entries() { awk '/^llama-cpp-python==/ {off=1} !off {print} off && !/\\$/ {off=0}' "$1"; }
+
+native_needs() { # what a build is for: other needs, another build
+  native_entry "$here/requirements.lock"
+  echo "${CMAKE_ARGS:-}"
+  uname -sm
+  cpu_features list
+  "$venv/bin/python" -c 'import sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform())'
 }
 
-# A native build is for this processor, compiler and Python only.
-native_key() {
-  {
-    native_requirement
-    echo "${CMAKE_ARGS:-}"
-    uname -sm
-    "$venv/bin/python" -c 'import sys; print(sys.version_info[:2], sys.implementation.cache_tag)'
-    "$venv/bin/python" "$here/src/takeoff/models/cpu_features.py" list
-    c++ --version 2>/dev/null | head -1
-  } | sha256sum | cut -c1-16
-}
+native_key() { { native_needs; "${CXX:-c++}" --version 2>/dev/null | head -1 || true; } | digest; }
 
-show_progress() { # show_progress PID LOG: how far ninja is, until the process ends
-  local started=$SECONDS step last=0
+show_progress() { # show_progress PID LOG: how far the build is, until it ends
+  local started=$SECONDS last=$SECONDS step
   while kill -0 "$1" 2>/dev/null; do
-    step=$(grep -o '^ *\[[0-9]*/[0-9]*\]' "$2" 2>/dev/null | tail -1 | tr -d ' ' || true)
+    step=$(grep -oE '^ *\[ *[0-9]+(/[0-9]+|%)\]' "$2" 2>/dev/null | tail -1 | tr -d ' []' || true)
     if [ -t 2 ]; then
-      printf '\r  building llama.cpp %-12s %4d s ' "$step" $((SECONDS - started)) >&2
+      printf '\r  building llama.cpp: step %-9s %4d s ' "${step:--}" $((SECONDS - started)) >&2
     elif [ $((SECONDS - last)) -ge 30 ]; then
       last=$SECONDS
-      say "  building llama.cpp $step $((SECONDS - started)) s"
+      say "  building llama.cpp: step ${step:--}, $((SECONDS - started)) s"
     fi
     sleep 1
   done
   [ ! -t 2 ] || printf '\n' >&2
 }
 
-build_native() { # build_native FOLDER: a wheel and the processor's features, complete or not at all
-  local folder=$1 partial
-  ensure_compiler
-  mkdir -p "$builds"
-  partial=$(mktemp -d "$builds/partial.XXXXXX")
-  native_requirement >"$partial/requirement.txt"
-  say "building llama.cpp for this machine: about five minutes on two cores ($(build_jobs) jobs)"
-  CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) "$venv/bin/python" -m pip wheel --no-deps --no-cache-dir --require-hashes \
-    --no-binary llama-cpp-python -v -w "$partial" -r "$partial/requirement.txt" >"$partial/log" 2>&1 &
-  show_progress $! "$partial/log"
-  if ! wait $!; then
-    tail -25 "$partial/log" >&2
-    die "the native build failed; its log is $partial/log"
-  fi
-  "$venv/bin/python" "$here/src/takeoff/models/cpu_features.py" list >"$partial/cpu_features.txt"
-  rm -rf "$folder"
-  mv "$partial" "$folder"
+build_native() { # build_native FOLDER: the wheel and its record, complete or not at all
+  local partial=$1.partial log=$1.log jobs build
+  jobs=$(build_jobs)
+  rm -rf "$partial" && mkdir -p "$partial"
+  native_entry "$here/requirements.lock" >"$partial/requirement.txt"
+  say "building llama.cpp for this processor with $jobs jobs: about five minutes on two cores (log: $log)"
+  set -m # a process group of its own, so that an interruption ends the compilers too
+  # SOURCE_DATE_EPOCH would turn GGML_NATIVE off (ggml/CMakeLists.txt)
+  env -u SOURCE_DATE_EPOCH CMAKE_ARGS="${CMAKE_ARGS:-}" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
+    "$venv/bin/python" -m pip wheel -v --no-deps --no-cache-dir --require-hashes --no-binary llama-cpp-python \
+    -w "$partial" -r "$partial/requirement.txt" </dev/null >"$log" 2>&1 &
+  build=$!
+  set +m
+  # shellcheck disable=SC2064 # the process of now
+  trap "kill -TERM -- -$build 2>/dev/null; die 'interrupted; run it again to go on'" INT TERM HUP
+  show_progress "$build" "$log"
+  wait "$build" || { tail -25 "$log" >&2; die "the native build failed; its log is $log"; }
+  trap - INT TERM HUP
+  CMAKE_ARGS=${CMAKE_ARGS:-} cpu_features write "$partial"
+  rm -rf "$1" && mv "$partial" "$1"
 }
 
 install_native() {
   local folder
+  ensure_compiler # before the key is taken: its version is part of it
+  mkdir -p "$builds"
   folder=$builds/$(native_key)
+  lock 8 "$folder"
   ls "$folder"/*.whl >/dev/null 2>&1 || build_native "$folder"
-  "$venv/bin/python" -m pip install -qq --no-deps --force-reinstall "$folder"/*.whl
-  cp "$folder/cpu_features.txt" "$("$venv/bin/python" "$here/src/takeoff/models/cpu_features.py" stamp-path)"
+  unlock 8 "$folder"
+  pip install -qq --no-deps --no-index --force-reinstall "$folder"/*.whl
+  cp "$folder/takeoff_build.json" "$(cpu_features folder)"
+}
+
+native_is_current() { [ "$(native_needs)" = "$(cat "$venv/.native" 2>/dev/null)" ] && [ -n "$(cpu_features folder)" ]; }
+
+# --- Locks: two set-ups at once wait for each other ---
+
+lock() { # lock FD PATH: by flock; where that is missing by a folder, taken over from a process that died
+  local owner told=
+  if have flock; then
+    eval "exec $1>\"\$2.lock\""
+    flock -n "$1" || { say "waiting for another set-up, which holds $2.lock"; flock "$1"; }
+    return
+  fi
+  until mkdir "$2.lock.d" 2>/dev/null; do
+    owner=$(cat "$2.lock.d/pid" 2>/dev/null || true)
+    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then rm -rf "$2.lock.d"; continue; fi
+    [ -n "$told" ] || say "waiting for another set-up, which holds $2.lock.d"
+    told=yes
+    sleep 1
+  done
+  echo $$ >"$2.lock.d/pid"
+}
+unlock() { eval "exec $1>&-"; rm -rf "$2.lock.d"; }
+
+# --- The verbs ---
+
+remember_cmake_args() { # a CUDA build stays one when the next call doesn't say it again
+  if [ -z "${CMAKE_ARGS+given}" ] && [ -f "$venv/.cmake-args" ]; then CMAKE_ARGS=$(cat "$venv/.cmake-args"); fi
+  export CMAKE_ARGS="${CMAKE_ARGS:-}"
+}
+
+stamp_of() { # stamp_of LOCK: what an installation depends on
+  { cat "$1" "$here/requirements.lock" "$here/pyproject.toml"; native_needs; echo "$here"; } 2>/dev/null | digest
+}
+
+is_current() { # is_current KIND LOCK
+  [ -f "$venv/.set-up-$1" ] && [ "$(cat "$venv/.set-up-$1")" = "$(stamp_of "$2")" ] || return 1
+  [ -z "${PYTHON:-}" ] || venv_fits
 }
 
 install_locked() { # install_locked LOCK: everything in it but the native part
   local rest
   rest=$(mktemp)
-  awk '/^llama-cpp-python==/ {off=1} !off {print} off && !/\\$/ {off=0}' "$1" >"$rest"
-  "$venv/bin/python" -m pip install -qq --require-hashes --no-deps -r "$rest" || { rm -f "$rest"; die "the dependencies in $1 could not be installed"; }
+  other_entries "$1" >"$rest"
+  say "installing $(grep -c '==' "$rest") locked packages into .venv"
+  pip install -qq --require-hashes --no-deps -r "$rest" || die "the packages of ${1##*/} could not be installed"
   rm -f "$rest"
 }
 
-stamp_of() { # stamp_of LOCK: what an installation depends on
-  { cat "$1" "$here/pyproject.toml"; "$venv/bin/python" -V; echo "${CMAKE_ARGS:-} $here"; } 2>/dev/null | sha256sum
-}
-
 set_up() { # set_up serve|dev
-  local lock=$here/requirements.lock stamp=$venv/.set-up-$1
-  [ "$1" = dev ] && lock=$here/requirements-dev.lock
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(stamp_of "$lock")" ] && return
-  exec 9>"$here/.venv.lock"
-  if command -v flock >/dev/null && ! flock -n 9; then
-    say "waiting for another set-up of this folder"
-    flock 9
+  local locked=$here/requirements.lock
+  [ "$1" = serve ] || locked=$here/requirements-dev.lock
+  remember_cmake_args
+  if is_current "$1" "$locked"; then return; fi
+  lock 9 "$venv"
+  trap 'unlock 9 "$venv"' EXIT
+  if ! is_current "$1" "$locked"; then # the one we waited for may have done it
+    venv_fits || make_venv
+    rm -f "$venv"/.set-up-*
+    touch "$venv/.incomplete"
+    install_locked "$locked"
+    if ! native_is_current; then
+      install_native
+      native_needs >"$venv/.native"
+    fi
+    pip install -qq --no-deps --no-build-isolation -e "$here"
+    printf '%s' "$CMAKE_ARGS" >"$venv/.cmake-args"
+    stamp_of "$locked" >"$venv/.set-up-$1"
+    rm -f "$venv/.incomplete"
   fi
-  ensure_python
-  make_venv
-  say "installing the locked dependencies into .venv"
-  install_locked "$lock"
-  native_is_current || { install_native; native_stamp >"$venv/.native"; }
-  "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation -e "$here"
-  stamp_of "$lock" >"$stamp"
-  exec 9>&-
+  unlock 9 "$venv"
+  trap - EXIT
 }
 
-native_stamp() { native_requirement; echo "${CMAKE_ARGS:-}"; "$venv/bin/python" -V; }
-native_is_current() { [ -f "$venv/.native" ] && [ "$(native_stamp)" = "$(cat "$venv/.native")" ]; }
+test_parts=(ensure_browser) # what the tests need beside Python; each is made while .venv is
 
-ensure_chromium() { # the tests look at the pages in a real browser
-  command -v chromium >/dev/null && command -v chromedriver >/dev/null && return
-  install_package chromium chromium-driver
+set_up_tests() {
+  local part running=()
+  for part in "${test_parts[@]}"; do
+    "$part" &
+    running+=($!)
+  done
+  set_up dev
+  for part in "${running[@]}"; do wait "$part" || exit 1; done
 }
 
 main() {
@@ -183,8 +300,8 @@ main() {
   case $verb in
     set-up) set_up serve ;;
     serve) set_up serve; exec "$venv/bin/takeoff" serve "$@" ;;
-    test) set_up dev; ensure_chromium; exec "$venv/bin/python" -m pytest "$@" ;;
-    set-up-dev) set_up dev ;;
+    set-up-tests) set_up_tests ;;
+    test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
     check)
       set_up dev
       "$venv/bin/ruff" format --check .
