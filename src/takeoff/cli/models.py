@@ -59,13 +59,15 @@ def _print_stored(stored: Sequence[StoredModel], root: Path, json_output: bool) 
 
 
 def _print_catalogue(store: Store, json_output: bool) -> None:
+    import psutil
+
     from takeoff.cli.console import print_json, print_table, talk
     from takeoff.models.catalogue import CATALOGUE
-    from takeoff.models.machine import available_memory, measure_bandwidth
+    from takeoff.models.machine import measure_bandwidth
 
     talk().print("measuring this machine's memory bandwidth ...")
     bandwidth = measure_bandwidth()
-    memory = available_memory()
+    memory = psutil.virtual_memory().available
     here = {model.name for model in store.list()}
     if json_output:
         print_json([_catalogue_facts(model, bandwidth, memory, model.name in here) for model in CATALOGUE])
@@ -133,4 +135,7 @@ def _size(num_bytes: int) -> str:
 
 
 def _count(num_params: int) -> str:
-    return f"{num_params / 1e9:.1f}B" if num_params >= 1e9 else f"{num_params / 1e6:.0f}M"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if num_params >= size:
+            return f"{num_params / size:.1f}{unit}" if unit == "B" else f"{num_params / size:.0f}{unit}"
+    return str(num_params)
