@@ -99,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, data, headers, body)
             return
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(data):
+            self._empty(416, {"Content-Range": f"bytes */{len(data)}"})
+            return
         headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self._send(206, data[start:], headers, body)
 

@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import pytest
 from tests.models.file_server import FileServer, serving
@@ -69,6 +70,26 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(store, serv
     other = write_tiny_gguf(tmp_path / "other.gguf", num_floats=32 * 3000)
     server.files["/models/tiny.gguf"] = other
     assert store.pull(url).path.read_bytes() == other
+
+
+def test_a_pull_killed_after_its_last_byte_is_not_stuck(store, server, tiny):
+    class Interrupt(Watching):
+        def stage(self, label: str, total_bytes: int | None) -> None:
+            if label.startswith("checking"):
+                raise KeyboardInterrupt
+
+    url = f"{server.url}/models/tiny.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        store.pull(url, Interrupt())
+    assert store.pull(url).path.read_bytes() == tiny
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_it_comes(store, server, tiny, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(PullError, match=r"needs 67 MB in .*, 1 MB are free"):
+        store.pull(f"{server.url}/models/tiny.gguf")
+    assert [p.name for p in store.root.rglob("*.part")] == []
 
 
 @pytest.mark.parametrize("lacking", ["etags", "ranges"])

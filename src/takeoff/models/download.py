@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from email.message import Message
+from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from takeoff.errors import PullError
-from takeoff.models.disk import CHUNK_BYTES, open_part, part_size, write_whole
+from takeoff.models.disk import CHUNK_BYTES, check_space, open_part, part_size, write_whole
 from takeoff.models.fetch import gguf_file_name
 from takeoff.models.progress import Progress
 from takeoff.models.sources import UrlSource, check_url, store_name
@@ -42,8 +43,12 @@ class _Retry(Exception):
     """The connection failed in a way that another try may mend."""
 
 
+class _NothingLeft(Exception):
+    """The server has nothing from where the part file ends."""
+
+
 class UrlFetch:
-    """Downloads one file; the size is learnt from the server before the disk is asked for space."""
+    """Downloads one file."""
 
     def __init__(self, source: UrlSource) -> None:
         self.source = source
@@ -55,20 +60,17 @@ class UrlFetch:
         self.file_bytes: int | None = None
         self._opener = urllib.request.build_opener(_CarefulRedirects())
 
-    def space_bytes(self, part: Path) -> int:
-        """Asks the server for the size; 0 where it doesn't say."""
-        with self._open(urllib.request.Request(self.source.url, method="HEAD")) as response:  # noqa: S310
-            length = response.headers.get("Content-Length")
-        self.file_bytes = int(length) if length is not None and length.isdecimal() else None
-        return max((self.file_bytes or 0) - part_size(part), 0)
+    def space_bytes(self, part: Path) -> int:  # noqa: ARG002 - the same for every part
+        return 0  # known, and checked, once the server has answered
 
     def fetch(self, part: Path, progress: Progress) -> None:
-        progress.stage(f"downloading {self.file_name}", self.file_bytes)
         tries = 0
         while True:
             before = part_size(part)
             try:
                 self._fetch_rest(part, progress)
+            except _NothingLeft:
+                part.unlink()  # whole already, or longer than the file: the server doesn't say which
             except _Retry as exc:
                 tries = tries + 1 if part_size(part) <= before else 1
                 if tries == _MAX_TRIES:
@@ -83,10 +85,11 @@ class UrlFetch:
     def _fetch_rest(self, part: Path, progress: Progress) -> None:
         request = urllib.request.Request(self.source.url)  # noqa: S310 - the scheme was checked
         have = self._resumable_bytes(part, request)
-        if have and have == self.file_bytes:
-            return  # only the checks were missing
         with self._open(request) as response:
             start = self._start_of(response, have)
+            if self.file_bytes is not None:
+                check_space(part.parent, self.file_bytes - part_size(part))
+            progress.stage(f"downloading {self.file_name}", self.file_bytes)
             version = _version_of(response, self.source.url)
             if version is not None:
                 write_whole(_version_path(part), msgspec.json.encode(version))
@@ -132,6 +135,8 @@ class UrlFetch:
             response: HTTPResponse = self._opener.open(request, timeout=_TIMEOUT_S)
         except urllib.error.HTTPError as exc:
             exc.close()
+            if exc.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.has_header("Range"):
+                raise _NothingLeft from exc
             raise PullError(
                 f"{self.source.url} answered {exc.code} {exc.reason}", hint="check the address"
             ) from exc
