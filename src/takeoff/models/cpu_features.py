@@ -19,13 +19,14 @@ STAMP_NAME = "takeoff_build.json"
 
 # What `-march=native` lets the compiler use and ggml has kernels for, by their names in /proc/cpuinfo.
 # Source: ggml/src/ggml-cpu/CMakeLists.txt of the llama.cpp we pin; -march of GCC 12 to 14.
-GENERIC_X86 = frozenset(["sse4_2", "avx", "f16c", "avx2", "fma", "bmi2"])
-X86 = GENERIC_X86 | frozenset(
-    "abm bmi1 movbe popcnt avx_vnni avx_vnni_int8 gfni amx_tile amx_int8 amx_bf16"
-    " avx512f avx512cd avx512vl avx512dq avx512bw avx512ifma avx512vbmi avx512_vbmi2 avx512_vnni"
-    " avx512_bitalg avx512_vpopcntdq avx512_bf16 avx512_fp16".split()
-)
-ARM = frozenset("asimddp asimdhp fphp asimdrdm atomics bf16 i8mm sve sve2 svei8mm svebf16 sme".split())
+_X86_NAMES = """
+    sse4_2 avx f16c avx2 fma bmi2 abm bmi1 movbe popcnt avx_vnni avx_vnni_int8 gfni amx_tile amx_int8 amx_bf16
+    avx512f avx512cd avx512vl avx512dq avx512bw avx512ifma avx512vbmi avx512_vbmi2 avx512_vnni avx512_bitalg
+    avx512_vpopcntdq avx512_bf16 avx512_fp16
+"""
+_ARM_NAMES = "asimddp asimdhp fphp asimdrdm atomics bf16 i8mm sve sve2 svei8mm svebf16 sme dotprod"
+GENERIC_X86 = frozenset(["sse4_2", "avx", "f16c", "avx2", "fma", "bmi2"])  # what GGML_NATIVE=OFF compiles for
+RELEVANT = frozenset(_X86_NAMES.split()) | frozenset(_ARM_NAMES.split())
 
 
 def read_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -39,7 +40,7 @@ def _features_of_cpuinfo(text: str) -> frozenset[str]:
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            return (X86 | ARM) & frozenset(value.split())
+            return RELEVANT & frozenset(value.split())
     return frozenset()
 
 
@@ -53,7 +54,7 @@ def _features_of_sysctl() -> frozenset[str]:
             found.update(word.lower().replace("avx1.0", "avx").replace(".", "_") for word in value.split())
         elif name.startswith("hw.optional.arm.FEAT_") and value.strip() == "1":
             found.add(name.rpartition("FEAT_")[2].lower())
-    return (X86 | ARM | {"dotprod"}) & found
+    return RELEVANT & found
 
 
 def build_features(cmake_args: str, present: frozenset[str]) -> frozenset[str]:
