@@ -66,7 +66,7 @@ async def running_service(
             yield service
     finally:
         await service.stop()
-    status = service.status()
+    status = service.overview()
     assert status["accepted"] == sum(status["ended"].values())
     assert status["open_requests"] == status["queued_tokens"] == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from takeoff.ipc.messages import Heartbeat
 from takeoff.request import FinishReason
@@ -14,11 +15,11 @@ TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move")
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class Metrics:
     """Counters, gauges and histograms of one server."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -74,7 +75,7 @@ class Metrics:
         self._engine.restart()
 
     def render(self) -> bytes:
-        """The page that Prometheus reads; its type is CONTENT_TYPE."""
+        """The page that Prometheus reads; of `content_type`."""
         return generate_latest(self.registry)
 
 

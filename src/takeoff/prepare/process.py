@@ -74,8 +74,8 @@ def answer(builder: PromptBuilder, request: Prepare) -> Prepared | PrepareFailed
     except TemplateBroken as exc:
         hint = "serve with --chat-template off, or use another model file"
         return PrepareFailed(request.prepare_id, str(exc), "preparer_failed", hint)
-    except (ModelError, MemoryError) as exc:
-        error = f"the prompt can't be prepared: {str(exc) or 'it needs too much memory'}"
+    except MemoryError:
+        error = f"preparing the prompt needs more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory"
         return PrepareFailed(request.prepare_id, error, "preparer_failed", None)
     if len(ids) > request.max_tokens:
         error = (

@@ -61,11 +61,13 @@ class Tokenizer:
         `parse_special`: texts of control tokens become those tokens; else they are plain text.
         """
         data = text.encode()
-        room = len(data) + 2  # no token is shorter than a byte; SentencePiece may add a space
+        room = len(data) + 16
         ids = (C.llama_token * room)()
         count = C.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
-        if count < 0:
-            raise ModelError(f"{len(data)} bytes became more than {room} tokens ({-count})")
+        if count < 0:  # more tokens than bytes: a vocabulary may spell a space in three
+            room = -count
+            ids = (C.llama_token * room)()
+            count = C.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
         return ids[:count]
 
     def text(self, token_id: int) -> str:

@@ -136,11 +136,20 @@ class Service:
         """Names that a client may ask for."""
         return [self.model.name]
 
-    def status(self) -> dict[str, Any]:
+    @property
+    def status(self) -> str:
+        """What the server is doing, in a word; a failure with its reason."""
+        if self._is_draining:
+            return "draining"
+        if self._reader.state is ReaderState.FAILED:
+            return f"failed: {self._reader.error}"
+        return self._reader.state.value
+
+    def overview(self) -> dict[str, Any]:
         """What there is to know at a glance, ready for JSON."""
         reader = self._reader
         return {
-            "state": "draining" if self._is_draining else reader.state.value,
+            "status": self.status,
             "model": self.model.name,
             "groups": self._groups.names(),
             "progress": reader.progress,
