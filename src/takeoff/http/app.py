@@ -1,0 +1,91 @@
+"""The front door: Takeoff v1, the OpenAI API, health and metrics over one service."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from takeoff.errors import Overloaded, TakeoffError
+from takeoff.http.answers import ClientLeft
+from takeoff.http.guard import Guard
+from takeoff.http.limits import BodyLimits
+from takeoff.http.openai import error_body, openai_router, validation_error_body
+from takeoff.http.pages import page_router
+from takeoff.http.ports import Service
+from takeoff.http.takeoff_v1 import v1_router
+from takeoff.settings import Settings
+
+
+def make_app(service: Service, settings: Settings) -> FastAPI:
+    """All routes of the front door. Limits are inside the guard: strangers can't make us read."""
+    app = FastAPI(
+        title="Takeoff",
+        summary="A private LLM server",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(v1_router(service, stop_at_roles=settings.stop_at_roles))
+    app.include_router(openai_router(service))
+    app.include_router(page_router())
+    _add_state_routes(app, service)
+    _add_error_handlers(app)
+    app.add_middleware(BodyLimits, settings=settings)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _add_state_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", tags=["State"])
+    async def healthz() -> Response:
+        """200 when requests are served, else 503 with the reason."""
+        return JSONResponse({"status": service.status}, 200 if service.is_ready else 503)
+
+    @app.get("/metrics", tags=["State"])
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(service.metrics.render(), media_type=service.metrics.content_type)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(TakeoffError)
+    async def refused(request: HttpRequest, exc: TakeoffError) -> Response:
+        headers = {}
+        if isinstance(exc, Overloaded):
+            headers["retry-after"] = str(math.ceil(exc.retry_after_s))
+        body = error_body(exc) if _is_openai(request) else {"detail": _with_hint(exc)}
+        return JSONResponse(body, exc.status, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: HttpRequest, exc: RequestValidationError) -> Response:
+        errors: list[dict[str, Any]] = list(exc.errors())
+        if _is_openai(request):
+            return JSONResponse(validation_error_body(errors), 400)
+        return JSONResponse({"detail": errors}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def not_routed(request: HttpRequest, exc: HTTPException) -> Response:
+        message = f"{exc.detail}: {request.method} {request.url.path}"
+        body = {"detail": message}
+        if _is_openai(request):
+            kind = {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}
+            return JSONResponse({"error": kind}, exc.status_code, headers=exc.headers)
+        return JSONResponse(body, exc.status_code, headers=exc.headers)
+
+    @app.exception_handler(ClientLeft)
+    async def left(_request: HttpRequest, _exc: ClientLeft) -> Response:
+        return PlainTextResponse("", 499)  # nobody reads it; nginx's status for this
+
+
+def _is_openai(request: HttpRequest) -> bool:
+    return request.url.path.startswith("/v1/")
+
+
+def _with_hint(exc: TakeoffError) -> str:
+    return f"{exc.message} ({exc.hint})" if exc.hint else exc.message

@@ -1,0 +1,263 @@
+"""The OpenAI API: /v1/completions and /v1/models. Every field is honoured or refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from takeoff.errors import InvalidRequest, TakeoffError
+from takeoff.http.answers import GenerationResponse, unless_client_leaves, whole_text
+from takeoff.http.bodies import body_schema, parse_body
+from takeoff.http.ports import Generation, Service
+from takeoff.http.sse import DONE, sse_event
+from takeoff.request import FinishReason, Request, SamplingParams
+
+MAX_PROMPTS = 128
+MAX_N = 16
+
+# Fields of the real API that we don't serve: only a value that changes nothing is taken.
+_HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "logprobs": (None,),
+    "suffix": (None, ""),
+}
+
+TokenIds = Annotated[list[StrictInt], Field(max_length=10_000_000)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class CompletionBody(BaseModel):
+    """POST /v1/completions. The prompt is used as it is: no chat template."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: StrictStr | None = None
+    prompt: StrictStr | TokenIds | list[StrictStr] | list[TokenIds]
+    max_tokens: int | None = Field(16, ge=1, le=10_000_000)
+    temperature: float | None = Field(1.0, ge=0, le=100)
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    n: int | None = Field(1, ge=1, le=MAX_N)
+    stop: StrictStr | list[StrictStr] | None = None
+    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[int, float] | None = None
+    user: str | None = Field(None, max_length=1_024)
+    min_p: float | None = Field(0.0, ge=0, le=1)
+    top_k: int | None = Field(0, ge=-1, le=1_000_000)
+    repetition_penalty: float | None = Field(1.0, ge=0.01, le=100)
+    min_tokens: int | None = Field(0, ge=0, le=10_000_000)
+    ignore_eos: bool | None = False
+
+    def requests(self, served: list[str]) -> list[Request]:
+        """One request for each prompt and choice, the choices of a prompt together.
+
+        `model` names one of the `served` models, or a consumer group.
+        """
+        group = self.model if self.model not in (None, *served) else "primary"
+        sampling = self._sampling()
+        requests = []
+        for prompt in self._prompts():
+            for choice in range(self.n or 1):
+                seed = None if sampling.seed is None else sampling.seed + choice
+                requests.append(
+                    Request(
+                        prompt=prompt if isinstance(prompt, str) else tuple(prompt),
+                        sampling=replace(sampling, seed=seed),
+                        group=group or "primary",
+                        chat_template=False,
+                    )
+                )
+        return requests
+
+    def _sampling(self) -> SamplingParams:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return SamplingParams(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=self.logit_bias or {},
+            max_new_tokens=16 if self.max_tokens is None else self.max_tokens,
+            min_new_tokens=self.min_tokens or 0,
+            stop=tuple(stop),
+            ignore_eos=bool(self.ignore_eos),
+            seed=self.seed,
+        )
+
+    def _prompts(self) -> list[str | list[int]]:
+        prompt: Any = self.prompt
+        is_one = isinstance(prompt, str) or (bool(prompt) and isinstance(prompt[0], int))
+        prompts: list[str | list[int]] = [prompt] if is_one else prompt
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise InvalidRequest(f"1 to {MAX_PROMPTS} prompts at once, got {len(prompts)}", param="prompt")
+        return prompts
+
+
+def openai_router(service: Service) -> APIRouter:
+    """The routes, over `service`."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    created = int(time.time())
+
+    @router.get("/models")
+    async def models() -> Response:
+        """What `model` may be."""
+        data = [
+            {"id": name, "object": "model", "created": created, "owned_by": "takeoff"}
+            for name in service.models()
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.post("/completions", openapi_extra=body_schema(CompletionBody))
+    async def create_completion(http_request: HttpRequest) -> Response:
+        """Complete one prompt or several."""
+        body = await parse_body(http_request, CompletionBody)
+        _refuse_unknown(body)
+        requests = body.requests(service.models())
+        answer = _Answer(body.model or service.models()[0])
+        if body.stream:
+            generations = await _submit_all(service, requests)
+            with_usage = body.stream_options is not None and body.stream_options.include_usage
+            return GenerationResponse(
+                generations, answer.stream(generations, with_usage), "text/event-stream; charset=utf-8"
+            )
+        whole = await unless_client_leaves(http_request, lambda: answer.whole(service, requests))
+        return JSONResponse(whole)
+
+    return router
+
+
+class _Answer:
+    """One answer on the wire: its id, and the shapes of its chunks."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    async def whole(self, service: Service, requests: list[Request]) -> dict[str, Any]:
+        with ExitStack() as stack:
+            generations = [stack.enter_context(await service.generate(request)) for request in requests]
+            texts = await asyncio.gather(*map(whole_text, generations))
+            choices = [
+                _choice(index, text, generation.finish_reason)
+                for index, (text, generation) in enumerate(zip(texts, generations, strict=True))
+            ]
+            return {**self._head, "choices": choices, "usage": _usage(generations)}
+
+    async def stream(self, generations: list[Generation], with_usage: bool) -> AsyncIterator[bytes]:
+        """Chunks of all generations as they come; an error travels as a chunk of its own."""
+        try:
+            async for index, text, reason in _merge(generations):
+                yield sse_event(
+                    msgspec.json.encode({**self._head, "choices": [_choice(index, text, reason)]})
+                )
+        except TakeoffError as exc:
+            yield sse_event(msgspec.json.encode(error_body(exc)))
+            return
+        if with_usage:
+            yield sse_event(msgspec.json.encode({**self._head, "choices": [], "usage": _usage(generations)}))
+        yield DONE
+
+
+async def _submit_all(service: Service, requests: list[Request]) -> list[Generation]:
+    """Submit all; if one is refused, those before it are cancelled."""
+    with ExitStack() as stack:
+        generations = [stack.enter_context(await service.generate(request)) for request in requests]
+        stack.pop_all()
+        return generations
+
+
+async def _merge(generations: list[Generation]) -> AsyncIterator[tuple[int, str, FinishReason | None]]:
+    """(choice, text, finish reason) of all generations, in order of arrival."""
+    if len(generations) == 1:
+        async for event in generations[0]:
+            if event.text or event.finish_reason:
+                yield 0, event.text, event.finish_reason
+        return
+    pending = {asyncio.ensure_future(anext(gen)): index for index, gen in enumerate(generations)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = pending.pop(task)
+                event = task.result()
+                if event.text or event.finish_reason:
+                    yield index, event.text, event.finish_reason
+                if event.finish_reason is None:
+                    pending[asyncio.ensure_future(anext(generations[index]))] = index
+    finally:
+        for task in pending:
+            task.cancel()
+
+
+def _choice(index: int, text: str, reason: FinishReason | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason.value if reason else None}
+
+
+def _usage(generations: list[Generation]) -> dict[str, Any]:
+    prompt = sum(generation.prompt_tokens for generation in generations)
+    completion = sum(generation.completion_tokens for generation in generations)
+    cached = sum(generation.cached_tokens for generation in generations)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _refuse_unknown(body: CompletionBody) -> None:
+    """Raise InvalidRequest for a field that we neither honour nor know to be harmless."""
+    known = [*CompletionBody.model_fields, *_HARMLESS_VALUES]
+    for name, value in (body.model_extra or {}).items():
+        if name not in _HARMLESS_VALUES:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise InvalidRequest(f"unknown field {name!r}; did you mean {near!r}?", param=name)
+        if not any(value is harmless or value == harmless for harmless in _HARMLESS_VALUES[name]):
+            raise InvalidRequest(f"{name} is not supported, got {value!r}", param=name)
+
+
+def error_body(exc: TakeoffError) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    kind = "invalid_request_error" if isinstance(exc, InvalidRequest) else "server_error"
+    return {"error": {"message": exc.message, "type": kind, "param": exc.param, "code": exc.code}}
+
+
+def validation_error_body(errors: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first of pydantic's errors in OpenAI's shape."""
+    first = errors[0]
+    names = [str(part) for part in itertools.islice(first["loc"], 1, None)]
+    param = names[0] if names else None
+    message = f"{param}: {first['msg']}" if param else first["msg"]
+    return {
+        "error": {"message": message, "type": "invalid_request_error", "param": param, "code": first["type"]}
+    }

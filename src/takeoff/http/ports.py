@@ -1,0 +1,46 @@
+"""What the doors need of the service: the one seam that fakes replace in their tests."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from takeoff.request import FinishReason, Request, TokenEvent
+
+
+class Generation(Protocol):
+    """A submitted request; leaving the `with` cancels it if it has not ended."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> TokenEvent: ...
+
+
+class Metrics(Protocol):
+    content_type: str
+
+    def render(self) -> bytes: ...
+
+
+class Service(Protocol):
+    """Documented at `takeoff.service.service.Service`."""
+
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def status(self) -> str: ...
+    def models(self) -> list[str]: ...
+    async def generate(self, request: Request) -> Generation: ...

@@ -1,0 +1,145 @@
+"""A door: one listening socket, uvicorn behind it, header limits that uvicorn does not have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from takeoff.errors import StartError
+from takeoff.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class DoorServer:
+    """Serves an app on the settings' host and port. Signals are the caller's."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._settings = settings
+        self._socket: socket.socket | None = None
+        config = uvicorn.Config(
+            app,
+            http=_limited_protocol(settings),
+            loop="none",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=30,
+            backlog=512,
+        )
+        self._server = _Server(config)
+
+    def bind(self) -> int:
+        """Take the port; returns it.
+
+        Raises:
+            StartError: it is in use, or the address is not this machine's.
+        """
+        host, port = self._settings.host, self._settings.port
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self._socket = socket.socket(family, kind, proto)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
+        except OSError as exc:
+            raise StartError(
+                f"can't listen on {host} port {port}: {exc.strerror}",
+                hint="stop what listens there, or choose another with --port",
+            ) from exc
+        return cast(int, self._socket.getsockname()[1])
+
+    async def serve(self) -> None:
+        """Accept and answer until `stop`, then until what is open has ended."""
+        assert self._socket is not None, "bind first"
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Accept nothing more and close what is idle; `serve` returns when the rest has ended."""
+        self._server.should_exit = True
+
+    def cut(self) -> None:
+        """Close what is still open."""
+        self._server.force_exit = True
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the program."""
+        yield
+
+
+def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with limits on header bytes and time, and on connections.
+
+    No ASGI middleware sees a request whose header never ends, so this must be below.
+    """
+
+    class LimitedProtocol(HttpToolsProtocol):
+        header_bytes = 0
+        header_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections:
+                self._refuse(503, f"{settings.max_connections} connections are open, which is the limit")
+            else:
+                self._start_timer()
+
+        def data_received(self, data: bytes) -> None:
+            in_header = self.header_timer is not None
+            super().data_received(data)
+            if in_header and self.header_timer is not None:
+                self.header_bytes += len(data)
+                if self.header_bytes > settings.max_header_bytes:
+                    self._refuse(431, f"the header has more than {settings.max_header_bytes} bytes")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self.header_timer is None:
+                self._start_timer()
+
+        def on_headers_complete(self) -> None:
+            self._stop_timer()
+            self.header_bytes = 0
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def _start_timer(self) -> None:
+            self.header_timer = self.loop.call_later(settings.header_timeout_s, self._header_is_late)
+
+        def _stop_timer(self) -> None:
+            if self.header_timer is not None:
+                self.header_timer.cancel()
+                self.header_timer = None
+
+        def _header_is_late(self) -> None:
+            self._refuse(408, f"the header did not arrive within {settings.header_timeout_s:g} s")
+
+        def _refuse(self, status: int, message: str) -> None:
+            self._stop_timer()
+            if self.transport.is_closing():
+                return
+            reason = {408: "Request Timeout", 431: "Request Header Fields Too Large"}.get(
+                status, "Service Unavailable"
+            )
+            body = f'{{"detail":"{message}"}}'.encode()
+            head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
+            self.transport.close()
+
+    return cast(type[asyncio.Protocol], LimitedProtocol)

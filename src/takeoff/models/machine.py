@@ -1,0 +1,103 @@
+"""What this machine has: usable cores, memory, a GPU; and how fast it reads memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+# Share of the bandwidth limit that decoding one stream reaches, as measured on two small models.
+DECODE_EFFICIENCY = 0.6
+BANDWIDTH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Memory in bytes. `gpu_free_bytes` is None where there is no GPU that we can ask."""
+
+    cores: int
+    memory_total_bytes: int
+    memory_available_bytes: int
+    gpu_free_bytes: int | None = None
+
+
+def read_machine() -> Machine:
+    """Ask the system, within the limits of our control group."""
+    memory = psutil.virtual_memory()
+    limit, used = _cgroup_memory()
+    total, available = memory.total, memory.available
+    if limit is not None:
+        total, available = min(total, limit), min(available, limit - used)
+    return Machine(_usable_cores(), total, available, _gpu_free_bytes())
+
+
+def available_memory() -> int:
+    """Bytes that a server could plan with now."""
+    return read_machine().memory_available_bytes
+
+
+def measure_bandwidth() -> float:
+    """Bytes a second that one core reads and writes in a copy of 256 MiB; best of three. About 0.3 s."""
+    source = np.ones(BANDWIDTH_BYTES // 8)
+    target = np.empty_like(source)
+    best = 0.0
+    for _ in range(3):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - started))
+    return best
+
+
+def expected_decode_rate(weights_bytes: int, bandwidth: float) -> float:
+    """Tokens/s of one stream: each token reads all weights once."""
+    return DECODE_EFFICIENCY * bandwidth / weights_bytes
+
+
+def _usable_cores() -> int:
+    """Physical cores that we may run on, at least one."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False) or logical
+    cores = min(logical, physical)
+    quota = _read_words(Path("/sys/fs/cgroup/cpu.max"))
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
+    return max(1, cores)
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """(limit, used) of our control group; no limit is None."""
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit = _read_words(Path("/sys/fs/cgroup") / limit_name)
+        used = _read_words(Path("/sys/fs/cgroup") / used_name)
+        if limit and used and limit[0] != "max" and int(limit[0]) < 1 << 60:
+            return int(limit[0]), int(used[0])
+    return None, 0
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _gpu_free_bytes() -> int | None:
+    """Free memory of the first NVIDIA GPU."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    query = [command, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+        return int(answer.stdout.split()[0]) << 20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
