@@ -178,12 +178,12 @@ show_progress() { # show_progress PID LOG: how far the build is, until it ends
 build_native() { # build_native FOLDER: the wheel and its record, complete or not at all
   local partial=$1.partial log=$1.log jobs build
   jobs=$(build_jobs)
-  rm -rf "$partial" && mkdir -p "$partial"
+  rm -rf "$partial" && mkdir -p "$partial/tmp" # pip works in there, so an interrupted try is cleared by the next
   native_entry "$here/requirements.lock" >"$partial/requirement.txt"
   say "building llama.cpp for this processor with $jobs jobs: about five minutes on two cores (log: $log)"
   set -m # a process group of its own, so that an interruption ends the compilers too
   # SOURCE_DATE_EPOCH would turn GGML_NATIVE off (ggml/CMakeLists.txt)
-  env -u SOURCE_DATE_EPOCH CMAKE_ARGS="${CMAKE_ARGS:-}" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
+  env -u SOURCE_DATE_EPOCH TMPDIR="$partial/tmp" CMAKE_ARGS="${CMAKE_ARGS:-}" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
     "$venv/bin/python" -m pip wheel -v --no-deps --no-cache-dir --require-hashes --no-binary llama-cpp-python \
     -w "$partial" -r "$partial/requirement.txt" </dev/null >"$log" 2>&1 &
   build=$!
@@ -194,13 +194,14 @@ build_native() { # build_native FOLDER: the wheel and its record, complete or no
   wait "$build" || { tail -25 "$log" >&2; die "the native build failed; its log is $log"; }
   trap - INT TERM HUP
   CMAKE_ARGS=${CMAKE_ARGS:-} cpu_features write "$partial"
-  rm -rf "$1" && mv "$partial" "$1"
+  rm -rf "$partial/tmp" "$1" && mv "$partial" "$1"
 }
 
 install_native() {
   local folder
   ensure_compiler # before the key is taken: its version is part of it
   mkdir -p "$builds"
+  builds=$(cd "$builds" && pwd)
   folder=$builds/$(native_key)
   lock 8 "$folder"
   ls "$folder"/*.whl >/dev/null 2>&1 || build_native "$folder"
