@@ -210,42 +210,16 @@ install_native() {
   cp "$folder/takeoff_build.json" "$(cpu_features folder)"
 }
 
-native_is_current() { [ "$(native_needs)" = "$(cat "$venv/.native" 2>/dev/null)" ] && [ -n "$(cpu_features folder)" ]; }
+native_lock_file() { if [ "$1" = dev ]; then echo "$here/requirements-dev.lock"; else echo "$here/requirements.lock"; fi; }
 
-# --- Locks: two set-ups at once wait for each other ---
-
-lock() { # lock FD PATH: by flock; where that is missing by a folder, taken over from a process that died
-  local owner told=
-  if have flock; then
-    eval "exec $1>\"\$2.lock\""
-    flock -n "$1" || { say "waiting for another set-up, which holds $2.lock"; flock "$1"; }
-    return
-  fi
-  until mkdir "$2.lock.d" 2>/dev/null; do
-    owner=$(cat "$2.lock.d/pid" 2>/dev/null || true)
-    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then rm -rf "$2.lock.d"; continue; fi
-    [ -n "$told" ] || say "waiting for another set-up, which holds $2.lock.d"
-    told=yes
-    sleep 1
+is_current() { # is_current serve|dev; what is set up for dev will serve too
+  local kind
+  [ -z "${PYTHON:-}" ] || venv_fits || return 1
+  for kind in "$1" dev; do
+    [ -f "$venv/.set-up-$kind" ] || continue
+    if [ "$(cat "$venv/.set-up-$kind")" = "$(stamp_of "$(lock_file "$kind")")" ]; then return 0; fi
   done
-  echo $$ >"$2.lock.d/pid"
-}
-unlock() { eval "exec $1>&-"; rm -rf "$2.lock.d"; }
-
-# --- The verbs ---
-
-remember_cmake_args() { # a CUDA build stays one when the next call doesn't say it again
-  if [ -z "${CMAKE_ARGS+given}" ] && [ -f "$venv/.cmake-args" ]; then CMAKE_ARGS=$(cat "$venv/.cmake-args"); fi
-  export CMAKE_ARGS="${CMAKE_ARGS:-}"
-}
-
-stamp_of() { # stamp_of LOCK: what an installation depends on
-  { cat "$1" "$here/requirements.lock" "$here/pyproject.toml"; native_needs; echo "$here"; } 2>/dev/null | digest
-}
-
-is_current() { # is_current KIND LOCK
-  [ -f "$venv/.set-up-$1" ] && [ "$(cat "$venv/.set-up-$1")" = "$(stamp_of "$2")" ] || return 1
-  [ -z "${PYTHON:-}" ] || venv_fits
+  return 1
 }
 
 install_locked() { # install_locked LOCK: everything in it but the native part
@@ -258,13 +232,13 @@ install_locked() { # install_locked LOCK: everything in it but the native part
 }
 
 set_up() { # set_up serve|dev
-  local locked=$here/requirements.lock
-  [ "$1" = serve ] || locked=$here/requirements-dev.lock
+  local locked
+  locked=$(lock_file "$1")
   remember_cmake_args
-  if is_current "$1" "$locked"; then return; fi
+  if is_current "$1"; then return; fi
   lock 9 "$venv"
   trap 'unlock 9 "$venv"' EXIT
-  if ! is_current "$1" "$locked"; then # the one we waited for may have done it
+  if ! is_current "$1"; then # the one we waited for may have done it
     venv_fits || make_venv
     rm -f "$venv"/.set-up-*
     touch "$venv/.incomplete"

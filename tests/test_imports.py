@@ -58,7 +58,7 @@ HOMES: dict[str, set[str]] = {
     "prometheus_client": {"observe"},
     "typer": {"cli"},
     "rich": {"cli", "bench", "models.progress"},
-    "numpy": {"engine", "engine.llama", "ipc", "prepare", "bench"},
+    "numpy": {"engine", "engine.llama", "ipc", "prepare", "bench", "models.machine"},
     "msgspec": {"*"},
     "psutil": {"*"},
 }

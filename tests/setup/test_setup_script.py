@@ -162,6 +162,21 @@ def test_cmake_args_are_remembered_until_given_anew(machine: Machine) -> None:
     assert machine.run(script, CMAKE_ARGS="").stdout == "[]\n"
 
 
+def test_what_is_set_up_for_development_is_current_for_serving_and_not_the_reverse(machine: Machine) -> None:
+    (machine.folder / "venv").mkdir()
+    script = (
+        'stamp_of() { echo "of ${1##*/}"; }; is_current serve && echo serve; is_current dev && echo dev; true'
+    )
+    assert machine.run(script).stdout == ""
+    (machine.folder / "venv" / ".set-up-serve").write_text("of requirements.lock")
+    assert machine.run(script).stdout == "serve\n"
+    (machine.folder / "venv" / ".set-up-dev").write_text("of requirements-dev.lock")
+    (machine.folder / "venv" / ".set-up-serve").unlink()
+    assert machine.run(script).stdout == "serve\ndev\n"
+    (machine.folder / "venv" / ".set-up-dev").write_text("of a lock of last week")
+    assert machine.run(script).stdout == ""
+
+
 def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_wheel(machine: Machine) -> None:
     python = machine.folder / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
