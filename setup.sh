@@ -210,7 +210,40 @@ install_native() {
   cp "$folder/takeoff_build.json" "$(cpu_features folder)"
 }
 
-native_lock_file() { if [ "$1" = dev ]; then echo "$here/requirements-dev.lock"; else echo "$here/requirements.lock"; fi; }
+native_is_current() { [ "$(native_needs)" = "$(cat "$venv/.native" 2>/dev/null)" ] && [ -n "$(cpu_features folder)" ]; }
+
+# --- Locks: two set-ups at once wait for each other ---
+
+lock() { # lock FD PATH: by flock; where that is missing by a folder, taken over from a process that died
+  local owner told=
+  if have flock; then
+    eval "exec $1>\"\$2.lock\""
+    flock -n "$1" || { say "waiting for another set-up, which holds $2.lock"; flock "$1"; }
+    return
+  fi
+  until mkdir "$2.lock.d" 2>/dev/null; do
+    owner=$(cat "$2.lock.d/pid" 2>/dev/null || true)
+    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then rm -rf "$2.lock.d"; continue; fi
+    [ -n "$told" ] || say "waiting for another set-up, which holds $2.lock.d"
+    told=yes
+    sleep 1
+  done
+  echo $$ >"$2.lock.d/pid"
+}
+unlock() { eval "exec $1>&-"; rm -rf "$2.lock.d"; }
+
+# --- The verbs ---
+
+remember_cmake_args() { # a CUDA build stays one when the next call doesn't say it again
+  if [ -z "${CMAKE_ARGS+given}" ] && [ -f "$venv/.cmake-args" ]; then CMAKE_ARGS=$(cat "$venv/.cmake-args"); fi
+  export CMAKE_ARGS="${CMAKE_ARGS:-}"
+}
+
+stamp_of() { # stamp_of LOCK: what an installation depends on
+  { cat "$1" "$here/requirements.lock" "$here/pyproject.toml"; native_needs; echo "$here"; } 2>/dev/null | digest
+}
+
+lock_file() { if [ "$1" = dev ]; then echo "$here/requirements-dev.lock"; else echo "$here/requirements.lock"; fi; }
 
 is_current() { # is_current serve|dev; what is set up for dev will serve too
   local kind
