@@ -13,6 +13,7 @@ import typer
 
 from takeoff.cli.models import models
 from takeoff.cli.pull import pull
+from takeoff.cli.serve import serve
 from takeoff.errors import TakeoffError
 
 EXIT_ERROR = 1  # typer itself exits with 2 on wrong usage, 130 when interrupted
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(serve)
 app.command()(pull)
 app.command()(models)
 

@@ -6,7 +6,7 @@ import logging
 import sys
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_CHATTY = ("httpx", "httpcore", "urllib3", "filelock", "huggingface_hub", "asyncio")
+_CHATTY = ("httpx", "httpcore", "urllib3", "filelock", "huggingface_hub", "asyncio", "uvicorn")
 
 
 def set_up_logs(level: str) -> None:
