@@ -177,6 +177,22 @@ def test_what_is_set_up_for_development_is_current_for_serving_and_not_the_rever
     assert machine.run(script).stdout == ""
 
 
+def test_a_build_takes_its_place_with_its_wheel_and_its_record_and_nothing_of_its_work(
+    machine: Machine,
+) -> None:
+    python = machine.folder / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    fake = 'case "$*" in *" wheel "*) : >"$TMPDIR/object.o"; : >"$TMPDIR/../llama.whl" ;; *) : >"${!#}/stamp" ;; esac'
+    python.symlink_to(machine.program("pip", fake))
+    machine.program("nproc", "echo 2")
+    machine.borrow("env", "mv", "tr")
+    folder = machine.folder / "build"
+    ran = machine.run(f'build_native "{folder}"; echo reached')
+    assert (ran.returncode, ran.stdout) == (0, "reached\n")
+    assert {path.name for path in folder.iterdir()} == {"llama.whl", "stamp", "requirement.txt"}
+    assert not (machine.folder / "build.partial").exists()
+
+
 def test_a_failed_build_shows_the_end_of_its_log_and_leaves_no_wheel(machine: Machine) -> None:
     python = machine.folder / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
