@@ -182,7 +182,8 @@ def test_a_build_takes_its_place_with_its_wheel_and_its_record_and_nothing_of_it
 ) -> None:
     python = machine.folder / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    fake = 'case "$*" in *" wheel "*) : >"$TMPDIR/object.o"; : >"$TMPDIR/../llama.whl" ;; *) : >"${!#}/stamp" ;; esac'
+    build = ': >"$TMPDIR/object.o"; : >"$TMPDIR/../llama.whl"'
+    fake = f'case "$*" in *" wheel "*) {build} ;; *) : >"${{!#}}/stamp" ;; esac'
     python.symlink_to(machine.program("pip", fake))
     machine.program("nproc", "echo 2")
     machine.borrow("env", "mv", "tr")
