@@ -57,9 +57,11 @@ class RealEngine:
         while not self.engine.is_idle:
             self.engine.step()
 
-    def complete(self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = "") -> list[int]:
+    def complete(
+        self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = ""
+    ) -> list[int]:
         """The completion of one request that runs alone."""
-        self.submit(request_id, prompt, params, tenant)
+        self.submit(request_id, prompt, params)
         self.run_until_idle()
         return self.token_ids(request_id)
 

@@ -266,7 +266,7 @@ class _Reader:
             end = tensor.offset + tensor.num_bytes
             if start + end > self._size:
                 raise self._error(
-                    f"ends at byte {self._size}, before the end of its tensor {tensor.name!r} at {start + end}"
+                    f"ends at byte {self._size}, before its tensor {tensor.name!r} ends at {start + end}"
                 )
 
     def _count(self, what: str) -> int:

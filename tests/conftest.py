@@ -1,0 +1,22 @@
+"""Real weights for every test that wants them, from the user's own model store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from takeoff.models.store import Store
+from takeoff.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1: the default model."""
+    return Store(Settings().store).pull("smollm2").path
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    """gemma-3-270m, Q4_K_M: sliding windows, another vocabulary and no chat template."""
+    return Store(Settings().store).pull("gemma-3-270m").path
