@@ -97,14 +97,14 @@ def test_a_second_signal_breaks_a_stream_off_visibly(smollm2_path: Path) -> None
     with serving("--model", str(smollm2_path), *SMALL) as server:
         url = server.wait_ready()
         children = server.children()
-        body = {"model": "smollm2", "prompt": "Once", "max_tokens": 400, "ignore_eos": True, "stream": True}
+        body = {"model": "primary", "prompt": "Once", "max_tokens": 400, "ignore_eos": True, "stream": True}
         with requests.post(f"{url}/v1/completions", json=body, stream=True, timeout=LIMIT_S) as response:
             pieces = response.iter_content(chunk_size=None)
             streamed = next(pieces)
             server.process.send_signal(signal.SIGTERM)
             assert server.process.stderr is not None
             server.said += (line := server.process.stderr.readline())
-            while "once more stops at once" not in line:
+            while "once more stops at once" not in line and line:
                 server.said += (line := server.process.stderr.readline())
             server.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(requests.exceptions.ChunkedEncodingError):
