@@ -113,7 +113,6 @@ def post(url: str, route: str, **body: object) -> requests.Response:
         (b'{"text": "a", "sampling_temperature": Infinity}', 422, "Infinity"),
         (b'{"text": "a", "generate_max_length": 0}', 422, "generate_max_length"),
         (b'{"text": "a", "sampling_topp": 1.5}', 422, "sampling_topp"),
-        (b'{"text": "a\\u0000b"}', 422, "NUL"),
         (b'{"text": "\\ud800"}', 422, "surrogate"),
         (json.dumps({"text": "many words " * 2000}).encode(), 422, "1024"),
         (b"x" * 3_000_000, 413, "2097152"),

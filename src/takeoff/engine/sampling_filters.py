@@ -42,7 +42,9 @@ def _candidates(
 ) -> NDArray[np.int64] | None:
     """Ids [n] in rising order of the tokens that top-k and min-p can keep; None for all of them."""
     lowest = -np.inf
-    if params.min_p > 0.0:  # a hair lower than exact: the exact test is made on the weights
+    if (
+        params.min_p > 0.0 and params.top_p == 1.0
+    ):  # top-p needs all; a hair lower than exact: the exact test is made on the weights
         lowest = float(top) + params.temperature * (np.log(params.min_p) - 1e-4)
     if 0 < params.top_k < len(row):
         lowest = max(lowest, _kth_largest(row, params.top_k))

@@ -27,6 +27,7 @@ ROLE_TOKENS = ("User", "Assistant")
 
 # Our parameter -> the field a v1 client knows it by.
 _WIRE_NAMES = {
+    "prompt": "text",
     "max_new_tokens": "generate_max_length",
     "top_k": "sampling_topk",
     "top_p": "sampling_topp",
@@ -112,9 +113,8 @@ def _check_texts(texts: str | list[str]) -> None:
         raise field_error("text", f"at most {MAX_TEXTS} texts at once, got {len(texts)}", "too_long")
 
 
-def _as_field_error(exc: InvalidRequest) -> InvalidRequest | RequestValidationError:
+def _as_field_error(exc: InvalidRequest) -> RequestValidationError:
     """A refusal in the shape and with the field names that v1 clients know."""
-    if exc.param is None:
-        return exc
     hint = f" ({exc.hint})" if exc.hint else ""
-    return field_error(_WIRE_NAMES.get(exc.param, exc.param), exc.message + hint)
+    param = exc.param or "text"  # what names no parameter is about the prompt
+    return field_error(_WIRE_NAMES.get(param, param), exc.message + hint)

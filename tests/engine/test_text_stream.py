@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from takeoff.engine.text_stream import TextStream
+
+
+def stream_of(pieces: list[bytes], stop: tuple[str, ...] = (), stop_tokens: tuple[str, ...] = ()) -> str:
+    """All text that is sent; ends at a stop."""
+    stream = TextStream(lambda token_id: pieces[token_id], stop, stop_tokens)
+    sent = ""
+    for token_id in range(len(pieces)):
+        text, stopped = stream.push(token_id, may_stop=True)
+        assert "\ufffd" not in text or b"\xff" in b"".join(pieces)
+        sent += text
+        if stopped:
+            return sent
+    return sent + stream.flush()
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@given(
+    st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"])),
+    st.lists(st.integers(0, 999)),
+)
+def test_however_bytes_are_split_the_text_is_whole(text: str, places: list[int]) -> None:
+    assert stream_of(cut(text.encode(), places)) == text
+
+
+@given(
+    st.text("ab", max_size=40),
+    st.lists(st.text("ab", min_size=1, max_size=4), min_size=1),
+    st.lists(st.integers(0, 99)),
+)
+def test_text_is_cut_at_the_first_stop_string_to_be_complete(
+    text: str, stops: list[str], places: list[int]
+) -> None:
+    pieces = cut(text.encode(), places)
+    expected, so_far = text, ""
+    for piece in pieces:
+        so_far += piece.decode()
+        found = [at for stop in stops if (at := so_far.find(stop)) >= 0]
+        if found:
+            expected = so_far[: min(found)]
+            break
+    assert stream_of(pieces, tuple(stops)) == expected
+
+
+def test_what_may_begin_a_stop_string_waits_and_is_sent_when_it_does_not() -> None:
+    pieces = [b"one <", b"en", b"d", b" two"]
+    stream = TextStream(lambda token_id: pieces[token_id], ("<end>",), ())
+    sent = [stream.push(i, may_stop=True)[0] for i in range(4)]
+    assert sent == ["one ", "", "", "<end two"]
+
+
+def test_a_stop_string_before_the_minimum_does_not_count() -> None:
+    pieces = [b"stop", b" go ", b"stop"]
+    stream = TextStream(lambda token_id: pieces[token_id], ("stop",), ())
+    assert [stream.push(i, may_stop=i > 1) for i in range(3)] == [
+        ("stop", False),
+        (" go ", False),
+        ("", True),
+    ]
+
+
+def test_a_stop_token_is_one_whose_whole_text_is_it() -> None:
+    assert stream_of([b"a User", b"User", b"b"], stop_tokens=("User",)) == "a User"
+
+
+def test_an_unfinished_character_at_the_end_is_dropped_and_broken_bytes_are_marked() -> None:
+    assert stream_of(["é".encode()[:1]]) == ""
+    assert stream_of([b"a\xffb"]) == "a\ufffdb"
