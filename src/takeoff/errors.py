@@ -19,7 +19,6 @@ TakeoffError                500  base class; also: a bug on our side
     ├── SettingsError       a flag, variable or manifest entry is wrong
     ├── ModelError          the model file is missing, damaged or of a kind we can't run
     ├── PullError           a model could not be fetched
-    ├── BenchError          a server to measure could not be started or reached
     └── PlanError           the model does not fit into memory with these settings
 
 The message is a fact with its numbers; `hint` says what to do.
@@ -117,10 +116,6 @@ class ModelError(StartError):
 
 class PullError(StartError):
     code = "pull_error"
-
-
-class BenchError(StartError):
-    code = "bench_error"
 
 
 class PlanError(StartError):

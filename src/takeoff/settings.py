@@ -127,7 +127,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str] | None = 
         first = exc.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         raise SettingsError(
-            f"{name}: {first['msg']}, got {first.get('input')!r}",
+            f"{name}: {first['msg']}" + ("" if name == "api_key" else f", got {first.get('input')!r}"),
             param=name,
             hint=f"set --{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()}",
         ) from exc
