@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from takeoff.engine.process import SPIN_COUNT
 from takeoff.models.store import Store
 from takeoff.settings import Settings
+
+
+def pytest_configure() -> None:
+    """Engines in the tests' own process spin no longer than those in a process of their own."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +27,9 @@ def smollm2_path() -> Path:
 def gemma_path() -> Path:
     """gemma-3-270m, Q4_K_M: sliding windows, another vocabulary and no chat template."""
     return Store(Settings().store).pull("gemma-3-270m").path
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What `pytest.mark.anyio` runs coroutine tests on: the loop that the server has."""
+    return "asyncio"

@@ -19,7 +19,8 @@ TakeoffError                500  base class; also: a bug on our side
     ├── SettingsError       a flag, variable or manifest entry is wrong
     ├── ModelError          the model file is missing, damaged or of a kind we can't run
     ├── PullError           a model could not be fetched
-    └── PlanError           the model does not fit into memory with these settings
+    ├── PlanError           the model does not fit into memory with these settings
+    └── TargetError         the server to measure is not there, or speaks another API
 
 The message is a fact with its numbers; `hint` says what to do.
 """
@@ -120,3 +121,7 @@ class PullError(StartError):
 
 class PlanError(StartError):
     code = "plan_error"
+
+
+class TargetError(StartError):
+    code = "target_error"

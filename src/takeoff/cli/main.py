@@ -11,6 +11,7 @@ import traceback
 
 import typer
 
+from takeoff.cli.bench import bench
 from takeoff.cli.models import models
 from takeoff.cli.pull import pull
 from takeoff.cli.serve import serve
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(pull)
 app.command()(models)
+app.command()(bench)
 
 
 @app.callback()
