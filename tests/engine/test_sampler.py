@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -48,6 +49,32 @@ def test_draws_follow_the_exact_distribution(
     counts = np.bincount([token for token in chosen if token is not None], minlength=1_000)
     # A grid of 400 points gives each token its share to within one point.
     assert np.abs(counts - 400 * expected).max() <= 1.001
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 1.0])
+def test_a_large_vocabulary_is_filtered_like_a_small_one(spread: float, top_p: float) -> None:
+    """Above 4,096 tokens other code finds the nucleus and the draw; of equal logits the order counts."""
+    row = np.random.default_rng(5).normal(0, spread, 30_000).round(2).astype(np.float32)
+    params = SamplingParams(temperature=0.9, top_p=top_p)
+    expected = reference_probabilities(row, params)
+    ends = np.cumsum(expected)
+    wrong = []
+    for i in range(400):
+        u = (i + 0.5) / 400
+        token = draw(row, params, u)
+        assert token is not None
+        if not ends[token] - expected[token] - 1e-6 <= u <= ends[token] + 1e-6:
+            wrong.append((u, token))
+    assert wrong == []
+
+
+def test_the_last_random_number_below_one_draws_a_token_that_has_a_share() -> None:
+    row = np.full(30_000, -np.inf, np.float32)
+    row[[7, 20_000]] = 1.0
+    for top_k in (0, 5):
+        params = SamplingParams(top_k=top_k)
+        assert [draw(row, params, u) for u in (0.0, np.nextafter(1.0, 0.0))] == [7, 20_000]
 
 
 def test_a_row_is_chosen_alike_alone_and_in_any_batch() -> None:

@@ -14,10 +14,17 @@ class TokenCounts:
     """How often each token was seen in prompt and completion, and how often in the completion."""
 
     def __init__(self, prompt_token_ids: Sequence[int]) -> None:
-        self._seen: dict[int, int] = dict.fromkeys(prompt_token_ids, 0)  # token -> count in the completion
+        self._token_ids = np.unique(np.array(prompt_token_ids, np.int64))  # tokens seen, each once
+        self._counts = np.zeros(len(self._token_ids), np.float32)  # of each, in the completion
+        self._places = {int(token_id): place for place, token_id in enumerate(self._token_ids)}
 
     def append(self, token_id: int) -> None:
-        self._seen[token_id] = self._seen.get(token_id, 0) + 1
+        place = self._places.get(token_id)
+        if place is None:
+            place = self._places[token_id] = len(self._places)
+            self._token_ids = np.append(self._token_ids, token_id)
+            self._counts = np.append(self._counts, np.float32(0))
+        self._counts[place] += 1
 
     def apply(self, row: NDArray[np.float32], params: SamplingParams) -> None:
         """Penalise `row` [n_vocab] in place.
@@ -26,15 +33,15 @@ class TokenCounts:
         al. 2019, arXiv:1909.05858, section 4.1); presence and frequency are subtracted for tokens
         of the completion (OpenAI API reference, "frequency and presence penalties").
         """
-        token_ids = np.fromiter(self._seen.keys(), np.int64, len(self._seen))
-        counts = np.fromiter(self._seen.values(), np.float32, len(self._seen))
-        logits = row[token_ids]
+        logits = row[self._token_ids]
         if params.repetition_penalty != 1.0:
             penalty = np.float32(params.repetition_penalty)
             logits = np.where(logits > 0, logits / penalty, logits * penalty)
-        logits -= np.float32(params.presence_penalty) * (counts > 0)
-        logits -= np.float32(params.frequency_penalty) * counts
-        row[token_ids] = logits
+        if params.presence_penalty != 0.0:
+            logits -= np.float32(params.presence_penalty) * (self._counts > 0)
+        if params.frequency_penalty != 0.0:
+            logits -= np.float32(params.frequency_penalty) * self._counts
+        row[self._token_ids] = logits
 
 
 class NgramIndex:
