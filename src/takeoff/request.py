@@ -80,6 +80,8 @@ class SamplingParams:
                         f"{name} strings must have 1 to {MAX_STOP_CHARACTERS} characters, got {len(text)}",
                         param=name,
                     )
+                if not _is_unicode(text):
+                    raise InvalidRequest(f"{name} strings must be Unicode, got {text!r}", param=name)
 
     @property
     def is_greedy(self) -> bool:
@@ -114,6 +116,15 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     """Raise InvalidRequest unless low <= value <= high; NaN is never within."""
     if not (low <= value <= high) or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}", param=name)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether `text` has no lone surrogate, which JSON can spell and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def describe(params: SamplingParams) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from takeoff.errors import (
     PromptTooLong,
     TakeoffError,
 )
-from takeoff.request import FinishReason
+from takeoff.request import FinishReason, Request, SamplingParams
 
 
 def test_a_text_is_prepared_generated_and_counted() -> None:
@@ -74,10 +74,13 @@ def test_what_can_never_succeed_is_refused_with_its_numbers() -> None:
                 await service.generate(make_request(""))
             with pytest.raises(InvalidRequest, match="empty"):
                 await service.generate(make_request(()))
-            with pytest.raises(InvalidRequest, match="token id"):
-                await service.generate(make_request((50_000,)))
-            with pytest.raises(InvalidRequest, match="token id"):
-                await service.generate(make_request((-1,)))
+            for token_id in (50_000, -1, 10**30):
+                says = f"the token id {token_id}, and the vocabulary ends at 49999"
+                with pytest.raises(InvalidRequest, match=f"prompt has {says}"):
+                    await service.generate(make_request((token_id,)))
+                biased = SamplingParams(logit_bias={1: 1.0, token_id: 1.0})
+                with pytest.raises(InvalidRequest, match=f"logit_bias has {says}"):
+                    await service.generate(Request(prompt=(1,), sampling=biased))
             with pytest.raises(InvalidRequest, match=r"lone surrogate \(U\+D800\) at position 3"):
                 await service.generate(make_request("abc\ud800"))
             with pytest.raises(NotFound, match="no group 'other', only primary"):
@@ -197,6 +200,20 @@ def test_a_stopped_or_killed_preparer_is_replaced() -> None:
             with pytest.raises(PreparerFailed, match="died while preparing"):
                 await service.generate(make_request("die now"))
             assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
+
+    asyncio.run(run())
+
+
+def test_a_preparer_that_dies_while_idle_costs_no_request() -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            await text_of(await service.generate(make_request("warm up")))
+            for _ in range(2):
+                pid = service.overview()["preparer_pid"]
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda pid=pid: service.overview()["preparer_pid"] not in (pid, None))
+                assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
+            assert "takeoff_preparer_restarts_total 2.0" in service.metrics.render().decode()
 
     asyncio.run(run())
 

@@ -118,7 +118,11 @@ class Preparer:
             except (ChannelClosed, TimeoutError, OSError) as exc:
                 await self._recover(f"the preparer could not be started: {exc or 'it took too long'}", None)
                 continue
-            question = await self._next_question()
+            try:
+                question = await self._next_question(child)
+            except ChannelClosed:
+                await self._recover("the preparer died while it had nothing to do", None)
+                continue
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._ask(child, question)
@@ -142,15 +146,32 @@ class Preparer:
         self.vocabulary = reply
         return child
 
-    async def _next_question(self) -> _Question:
-        """The oldest question that somebody still waits for."""
+    async def _next_question(self, child: Child[FromPreparer, ToPreparer]) -> _Question:
+        """The oldest question that somebody still waits for.
+
+        Raises:
+            ChannelClosed: the child died meanwhile, of nobody's question.
+        """
         while True:
             while self._waiting:
                 question = self._waiting.popleft()
                 if not question.answer.done():
                     return question
             self._wake.clear()
-            await self._wake.wait()
+            await self._woken_or_lost(child)
+
+    async def _woken_or_lost(self, child: Child[FromPreparer, ToPreparer]) -> None:
+        woken = asyncio.ensure_future(self._wake.wait())
+        lost = asyncio.ensure_future(child.channel.receive())  # it owes us nothing: only an end can come
+        try:
+            await asyncio.wait({woken, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+                raise ChannelClosed("an answer that nobody asked for")
+        finally:
+            for task in (woken, lost):
+                task.cancel()
+            await asyncio.gather(woken, lost, return_exceptions=True)
 
     async def _ask(self, child: Child[FromPreparer, ToPreparer], question: _Question) -> None:
         try:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -247,8 +247,8 @@ class Service:
         self, request: Request, token_ids: list[int], reader: Reader, arrived_at: float
     ) -> Generation:
         """Journal the request and submit it. Nothing is awaited: it is accepted or it is not."""
-        if min(token_ids) < 0 or (reader.loaded is not None and max(token_ids) >= reader.loaded.n_vocab):
-            raise InvalidRequest("the prompt has a token id that the vocabulary has not", param="prompt")
+        _check_ids(token_ids, reader, "prompt")
+        _check_ids(request.sampling.logit_bias, reader, "logit_bias")
         submit = Submit(
             request_id=next(self._request_ids),
             prompt_token_ids=token_ids,
@@ -346,3 +346,14 @@ class Service:
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise NotReady("the server is shutting down")
+
+
+def _check_ids(token_ids: Iterable[int], reader: Reader, param: str) -> None:
+    """Raise InvalidRequest for an id that the loaded vocabulary has not: to the engine it would be fatal."""
+    assert reader.loaded is not None, "only live readers are given requests"
+    n_vocab = reader.loaded.n_vocab
+    for token_id in token_ids:
+        if not 0 <= token_id < n_vocab:
+            raise InvalidRequest(
+                f"{param} has the token id {token_id}, and the vocabulary ends at {n_vocab - 1}", param=param
+            )

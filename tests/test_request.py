@@ -1,0 +1,31 @@
+"""What a request may ask for is checked at its birth."""
+
+from __future__ import annotations
+
+import pytest
+
+from takeoff.errors import InvalidRequest
+from takeoff.request import SamplingParams
+
+
+@pytest.mark.parametrize("field", ["stop", "stop_tokens"])
+def test_stop_strings_are_unicode_of_bounded_length_and_number(field: str) -> None:
+    SamplingParams(**{field: ("\n\n", "東京", "x" * 1_000)})
+    for strings, says in (
+        (("a", "\ud800"), rf"{field} strings must be Unicode, got '\\ud800'"),
+        (("",), "1 to 1000 characters, got 0"),
+        (("x" * 1_001,), "1 to 1000 characters, got 1001"),
+        (tuple("x" * 33), f"the number of {field} strings must be between 0 and 32, got 33"),
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            SamplingParams(**{field: strings})
+
+
+@pytest.mark.parametrize(
+    "field", ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
+)
+def test_no_number_is_without_bounds(field: str) -> None:
+    for value in (float("nan"), float("inf"), float("-inf"), 1e300, -1e300):
+        with pytest.raises(InvalidRequest, match=f"{field} must be between") as refused:
+            SamplingParams(**{field: value})
+        assert refused.value.param == field
