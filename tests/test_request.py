@@ -17,8 +17,21 @@ def test_stop_strings_are_unicode_of_bounded_length_and_number(field: str) -> No
         (("x" * 1_001,), "1 to 1000 characters, got 1001"),
         (tuple("x" * 33), f"the number of {field} strings must be between 0 and 32, got 33"),
     ):
-        with pytest.raises(InvalidRequest, match=says):
+        with pytest.raises(InvalidRequest, match=says) as refused:
             SamplingParams(**{field: strings})
+        assert refused.value.param == field
+
+
+def test_a_logit_bias_is_bounded_in_number_and_size() -> None:
+    SamplingParams(logit_bias=dict.fromkeys(range(1_024), -100.0))
+    for biases, says in (
+        (dict.fromkeys(range(1_025), 1.0), "the number of logit_bias entries must be between 0 and 1024"),
+        ({7: float("nan")}, r"logit_bias\[7\] must be between"),
+        ({7: 2e9}, r"logit_bias\[7\] must be between"),
+    ):
+        with pytest.raises(InvalidRequest, match=says) as refused:
+            SamplingParams(logit_bias=biases)
+        assert refused.value.param == "logit_bias"
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ class SamplingParams:
         _within("min_new_tokens", self.min_new_tokens, 0, MAX_TOKENS)
         if self.seed is not None:
             _within("seed", self.seed, 0, MAX_SEED)
-        _within("the number of logit_bias entries", len(self.logit_bias), 0, MAX_LOGIT_BIASES)
+        _within("the number of logit_bias entries", len(self.logit_bias), 0, MAX_LOGIT_BIASES, "logit_bias")
         for token_id, bias in self.logit_bias.items():
-            _within(f"logit_bias[{token_id}]", bias, -1e9, 1e9)
+            _within(f"logit_bias[{token_id}]", bias, -1e9, 1e9, "logit_bias")
         for name, strings in (("stop", self.stop), ("stop_tokens", self.stop_tokens)):
-            _within(f"the number of {name} strings", len(strings), 0, MAX_STOP_STRINGS)
+            _within(f"the number of {name} strings", len(strings), 0, MAX_STOP_STRINGS, name)
             for text in strings:
                 if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
                     raise InvalidRequest(
@@ -112,10 +112,10 @@ class TokenEvent:
     error: str | None = None  # with FAILED: what happened, for the client
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
-    """Raise InvalidRequest unless low <= value <= high; NaN is never within."""
+def _within(name: str, value: float, low: float, high: float, param: str | None = None) -> None:
+    """Raise InvalidRequest unless low <= value <= high; NaN is never within. `param` if not `name`."""
     if not (low <= value <= high) or (isinstance(value, float) and not math.isfinite(value)):
-        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}", param=name)
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}", param=param or name)
 
 
 def _is_unicode(text: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from takeoff.errors import TakeoffError
@@ -19,6 +21,13 @@ Result = TypeVar("Result")
 
 class ClientLeft(Exception):
     """The connection closed before the answer was whole; nobody is there to be told."""
+
+
+class NoAnswer(Response):
+    """To a client that has left: nothing is sent."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        return
 
 
 class BrokenOff(Exception):
@@ -36,7 +45,8 @@ class GenerationResponse(StreamingResponse):
         with ExitStack() as stack:
             for generation in self._generations:
                 stack.enter_context(generation)
-            await super().__call__(scope, receive, send)
+            with contextlib.suppress(ClientDisconnect):  # a client may leave
+                await super().__call__(scope, receive, send)
 
 
 async def whole_text(generation: Generation) -> str:

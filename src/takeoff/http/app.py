@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
-from takeoff.errors import Overloaded, TakeoffError
-from takeoff.http.answers import ClientLeft
+from takeoff.errors import MethodNotAllowed, NotFound, TakeoffError
+from takeoff.http.answers import ClientLeft, NoAnswer
 from takeoff.http.guard import Guard
 from takeoff.http.limits import BodyLimits
-from takeoff.http.openai import error_body, openai_router, validation_error_body
+from takeoff.http.openai import openai_router
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
+from takeoff.http.refusals import error_response, validation_response
 from takeoff.http.takeoff_v1 import v1_router
 from takeoff.settings import Settings
 
@@ -56,36 +54,22 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
 def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(TakeoffError)
     async def refused(request: HttpRequest, exc: TakeoffError) -> Response:
-        headers = {}
-        if isinstance(exc, Overloaded):
-            headers["retry-after"] = str(math.ceil(exc.retry_after_s))
-        body = error_body(exc) if _is_openai(request) else {"detail": _with_hint(exc)}
-        return JSONResponse(body, exc.status, headers=headers)
+        return error_response(request.url.path, exc)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: HttpRequest, exc: RequestValidationError) -> Response:
-        errors: list[dict[str, Any]] = list(exc.errors())
-        if _is_openai(request):
-            return JSONResponse(validation_error_body(errors), 400)
-        return JSONResponse({"detail": errors}, 422)
+        return validation_response(request.url.path, exc.errors())
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: HttpRequest, exc: HTTPException) -> Response:
+        kind = MethodNotAllowed if exc.status_code == MethodNotAllowed.status else NotFound
         message = f"{exc.detail}: {request.method} {request.url.path}"
-        body = {"detail": message}
-        if _is_openai(request):
-            kind = {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}
-            return JSONResponse({"error": kind}, exc.status_code, headers=exc.headers)
-        return JSONResponse(body, exc.status_code, headers=exc.headers)
+        return error_response(request.url.path, kind(message), exc.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: HttpRequest, _exc: Exception) -> Response:
+        return error_response(request.url.path, TakeoffError("an error on our side; the server's log has it"))
 
     @app.exception_handler(ClientLeft)
     async def left(_request: HttpRequest, _exc: ClientLeft) -> Response:
-        return PlainTextResponse("", 499)  # nobody reads it; nginx's status for this
-
-
-def _is_openai(request: HttpRequest) -> bool:
-    return request.url.path.startswith("/v1/")
-
-
-def _with_hint(exc: TakeoffError) -> str:
-    return f"{exc.message} ({exc.hint})" if exc.hint else exc.message
+        return NoAnswer()

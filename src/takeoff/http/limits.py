@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from takeoff.errors import PayloadTooLarge, RequestTimeout, TakeoffError
+from takeoff.errors import PayloadTooLarge, RequestTimeout
+from takeoff.http.refusals import error_response
 from takeoff.settings import Settings
 
 
@@ -27,11 +27,14 @@ class BodyLimits:
             messages = await asyncio.wait_for(self._read(scope, receive), self._timeout_s)
         except TimeoutError:
             late = RequestTimeout(f"the body did not arrive within {self._timeout_s:g} s")
-            await _refuse(late, scope, receive, send)
+            await error_response(scope["path"], late, {"connection": "close"})(scope, receive, send)
         except PayloadTooLarge as exc:
-            await _refuse(exc, scope, receive, send)
+            # Not closed: who still sends would see a reset in place of the answer. The server ends
+            # it with the wait for a next request.
+            await error_response(scope["path"], exc)(scope, receive, send)
         else:
-            await self._app(scope, _replay(messages, receive), send)
+            if messages[-1]["type"] == "http.request":  # else the client left before the body's end
+                await self._app(scope, _replay(messages, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> list[Message]:
         """The whole body.
@@ -64,8 +67,3 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
         return await receive()
 
     return replay
-
-
-async def _refuse(exc: TakeoffError, scope: Scope, receive: Receive, send: Send) -> None:
-    response = JSONResponse({"detail": exc.message}, exc.status, headers={"connection": "close"})
-    await response(scope, receive, send)

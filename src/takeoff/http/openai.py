@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import itertools
+import reprlib
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -22,11 +22,14 @@ from takeoff.errors import InvalidRequest, TakeoffError
 from takeoff.http.answers import GenerationResponse, unless_client_leaves, whole_text
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.ports import Generation, Service
+from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
-from takeoff.request import FinishReason, Request, SamplingParams
+from takeoff.request import MAX_LOGIT_BIASES, FinishReason, Request, SamplingParams
 
 MAX_PROMPTS = 128
 MAX_N = 16
+MAX_NAME_CHARACTERS = 64  # of an unknown field that are looked at
+DEFAULT_MAX_TOKENS = 16
 
 # Fields of the real API that we don't serve: only a value that changes nothing is taken.
 _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
@@ -36,14 +39,23 @@ _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
 }
 
-TokenIds = Annotated[list[StrictInt], Field(max_length=10_000_000)]
+# Of a million wrong elements one is told: all would be a hundred megabytes of answer.
+Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
+TokenIds = Annotated[list[StrictInt], Field(fail_fast=True)]
+TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
+
+
+def _few(biases: Any) -> Any:
+    if isinstance(biases, dict) and len(biases) > MAX_LOGIT_BIASES:
+        raise ValueError(f"at most {MAX_LOGIT_BIASES} entries, got {len(biases)}")
+    return biases
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class CompletionBody(BaseModel):
@@ -52,18 +64,18 @@ class CompletionBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: StrictStr | None = None
-    prompt: StrictStr | TokenIds | list[StrictStr] | list[TokenIds]
-    max_tokens: int | None = Field(16, ge=1, le=10_000_000)
+    prompt: StrictStr | TokenIds | Texts | TokenIdLists
+    max_tokens: int | None = Field(DEFAULT_MAX_TOKENS, ge=1, le=10_000_000)
     temperature: float | None = Field(1.0, ge=0, le=100)
     top_p: float | None = Field(1.0, gt=0, le=1)
     n: int | None = Field(1, ge=1, le=MAX_N)
-    stop: StrictStr | list[StrictStr] | None = None
+    stop: StrictStr | Texts | None = None
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Annotated[dict[int, float] | None, BeforeValidator(_few)] = None
     user: str | None = Field(None, max_length=1_024)
     min_p: float | None = Field(0.0, ge=0, le=1)
     top_k: int | None = Field(0, ge=-1, le=1_000_000)
@@ -94,6 +106,12 @@ class CompletionBody(BaseModel):
 
     def _sampling(self) -> SamplingParams:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        if (self.min_tokens or 0) > max_tokens:
+            raise InvalidRequest(
+                f"min_tokens is {self.min_tokens}, which is more than max_tokens, {max_tokens}",
+                param="min_tokens",
+            )
         return SamplingParams(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=max(0, self.top_k or 0),
@@ -103,7 +121,7 @@ class CompletionBody(BaseModel):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=self.logit_bias or {},
-            max_new_tokens=16 if self.max_tokens is None else self.max_tokens,
+            max_new_tokens=max_tokens,
             min_new_tokens=self.min_tokens or 0,
             stop=tuple(stop),
             ignore_eos=bool(self.ignore_eos),
@@ -217,6 +235,7 @@ async def _merge(generations: list[Generation]) -> AsyncIterator[tuple[int, str,
     finally:
         for task in pending:
             task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)  # several may have failed at once
 
 
 def _choice(index: int, text: str, reason: FinishReason | None) -> dict[str, Any]:
@@ -237,27 +256,13 @@ def _usage(generations: list[Generation]) -> dict[str, Any]:
 
 def _refuse_unknown(body: CompletionBody) -> None:
     """Raise InvalidRequest for a field that we neither honour nor know to be harmless."""
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
     known = [*CompletionBody.model_fields, *_HARMLESS_VALUES]
     for name, value in (body.model_extra or {}).items():
         if name not in _HARMLESS_VALUES:
+            name = name[:MAX_NAME_CHARACTERS]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise InvalidRequest(f"unknown field {name!r}; did you mean {near!r}?", param=name)
         if not any(value is harmless or value == harmless for harmless in _HARMLESS_VALUES[name]):
-            raise InvalidRequest(f"{name} is not supported, got {value!r}", param=name)
-
-
-def error_body(exc: TakeoffError) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    kind = "invalid_request_error" if isinstance(exc, InvalidRequest) else "server_error"
-    return {"error": {"message": exc.message, "type": kind, "param": exc.param, "code": exc.code}}
-
-
-def validation_error_body(errors: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first of pydantic's errors in OpenAI's shape."""
-    first = errors[0]
-    names = [str(part) for part in itertools.islice(first["loc"], 1, None)]
-    param = names[0] if names else None
-    message = f"{param}: {first['msg']}" if param else first["msg"]
-    return {
-        "error": {"message": message, "type": "invalid_request_error", "param": param, "code": first["type"]}
-    }
+            raise InvalidRequest(f"{name} is not supported, got {reprlib.repr(value)}", param=name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from takeoff.errors import NotFound
@@ -17,9 +19,12 @@ _PAGES = {
     "/demos/chat": "chat.html",
     "/demos/playground": "playground.html",
 }
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_OUR_POLICY = f"{_POLICY}; require-trusted-types-for 'script'"  # no text can become markup, by mistake either
+_DOCS_POLICY = f"{_POLICY}; img-src 'self' data:"  # Swagger UI's style sheet has its icons inside
 _HEADERS = {
-    "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
@@ -28,18 +33,29 @@ _HEADERS = {
 
 def page_router() -> APIRouter:
     """Routes of the pages and their files. The files are read once, here."""
-    files = {path.name: path.read_bytes() for path in WEB.iterdir() if path.suffix in _TYPES}
+    paths = [path for path in WEB.rglob("*") if path.suffix in _TYPES]
+    files = {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths}
+    etags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in files.items()}
     router = APIRouter(include_in_schema=False)
 
-    def answer(name: str) -> Response:
+    def answer(request: HttpRequest, name: str) -> Response:
         if name not in files:
             raise NotFound(f"there is no file {name!r} here")
-        return Response(files[name], media_type=_TYPES[Path(name).suffix], headers=_HEADERS)
+        headers = {**_HEADERS, "etag": etags[name]}
+        headers["content-security-policy"] = _DOCS_POLICY if name == "docs.html" else _OUR_POLICY
+        if request.headers.get("if-none-match") == etags[name]:
+            return Response(status_code=304, headers=headers)
+        return Response(files[name], media_type=_TYPES[Path(name).suffix], headers=headers)
 
-    @router.get("/web/{name}")
-    async def web_file(name: str) -> Response:
-        return answer(name)
+    @router.get("/web/{name:path}")
+    async def web_file(request: HttpRequest, name: str) -> Response:
+        return answer(request, name)
+
+    def add_page(route: str, name: str) -> None:
+        @router.get(route)
+        async def page(request: HttpRequest) -> Response:
+            return answer(request, name)
 
     for route, name in _PAGES.items():
-        router.add_api_route(route, lambda name=name: answer(name), methods=["GET"])
+        add_page(route, name)
     return router

@@ -9,12 +9,22 @@ import socket
 from collections.abc import Iterator
 from typing import cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from takeoff.errors import StartError
 from takeoff.settings import Settings
+
+KEEP_ALIVE_S = 30  # a connection waits this long for its next request
+
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +44,7 @@ class DoorServer:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_keep_alive=30,
+            timeout_keep_alive=KEEP_ALIVE_S,
             backlog=512,
         )
         self._server = _Server(config)
@@ -47,13 +57,10 @@ class DoorServer:
         """
         host, port = self._settings.host, self._settings.port
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.socket(family, kind, proto)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
-        except OSError as exc:
+            self._socket = _bound_socket(host, port)
+        except (OSError, UnicodeError) as exc:  # the second: a host that is no name at all
             raise StartError(
-                f"can't listen on {host} port {port}: {exc.strerror}",
+                f"can't listen on {host} port {port}: {getattr(exc, 'strerror', exc)}",
                 hint="stop what listens there, or choose another with --port",
             ) from exc
         return cast(int, self._socket.getsockname()[1])
@@ -70,6 +77,20 @@ class DoorServer:
     def cut(self) -> None:
         """Close what is still open."""
         self._server.force_exit = True
+        for protocol in list(self._server.server_state.connections):
+            protocol.transport.abort()
+
+
+def _bound_socket(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 class _Server(uvicorn.Server):
@@ -102,21 +123,39 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
             if in_header and self.header_timer is not None:
                 self.header_bytes += len(data)
                 if self.header_bytes > settings.max_header_bytes:
-                    self._refuse(431, f"the header has more than {settings.max_header_bytes} bytes")
+                    self._refuse_header()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            super()._unset_keepalive_if_required()
             if self.header_timer is None:
                 self._start_timer()
 
         def on_headers_complete(self) -> None:
             self._stop_timer()
+            super()._unset_keepalive_if_required()
+            self.header_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if self.header_bytes > settings.max_header_bytes:
+                self._refuse_header()
+                raise httptools.HttpParserError("the header is too large")  # ends the parsing
             self.header_bytes = 0
             super().on_headers_complete()
 
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, msg)
+
+        def _unset_keepalive_if_required(self) -> None:
+            """Not for any byte that comes: only a request ends the wait for one."""
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            super()._unset_keepalive_if_required()
             super().connection_lost(exc)
+
+        def _is_answering(self) -> bool:
+            cycle = self.cycle
+            is_under_way = cycle is not None and cycle.response_started and not cycle.response_complete
+            return bool(self.pipeline) or is_under_way
 
         def _start_timer(self) -> None:
             self.header_timer = self.loop.call_later(settings.header_timeout_s, self._header_is_late)
@@ -129,15 +168,18 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
         def _header_is_late(self) -> None:
             self._refuse(408, f"the header did not arrive within {settings.header_timeout_s:g} s")
 
+        def _refuse_header(self) -> None:
+            self._refuse(431, f"the header has more than {settings.max_header_bytes} bytes")
+
         def _refuse(self, status: int, message: str) -> None:
             self._stop_timer()
             if self.transport.is_closing():
                 return
-            reason = {408: "Request Timeout", 431: "Request Header Fields Too Large"}.get(
-                status, "Service Unavailable"
-            )
+            if self._is_answering():
+                self.transport.close()  # that answer breaks off: there is no place for ours in it
+                return
             body = f'{{"detail":"{message}"}}'.encode()
-            head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
+            head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
             head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
             self.transport.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +33,8 @@ _WIRE_NAMES = {
     "top_p": "sampling_topp",
     "temperature": "sampling_temperature",
 }
+
+Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
 
 
 class StreamBody(BaseModel):
@@ -66,7 +68,7 @@ class StreamBody(BaseModel):
 class GenerateBody(StreamBody):
     """POST /generate: also takes a list of texts, answered in its order."""
 
-    text: StrictStr | list[StrictStr] = Field(description="The prompt, or a list of up to 1,000")  # type: ignore[assignment]
+    text: StrictStr | Texts = Field(description="The prompt, or a list of up to 1,000")  # type: ignore[assignment]
 
 
 def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:

@@ -1,53 +1,95 @@
-import { run } from "/web/stream.js";
+import { errorLine, run } from "./server.js";
 
-const SETTINGS = { generate_max_length: 300, sampling_topk: 50, sampling_topp: 0.1, sampling_temperature: 0.7 };
-const form = document.getElementById("form");
-const box = document.getElementById("text");
-const turns = document.getElementById("turns");
-let history = [];
+const find = (id) => document.getElementById(id);
+const [form, box, turns] = ["form", "text", "turns"].map(find);
+let history = []; // the turns of this conversation; New chat starts another list
 
-function addTurn(who, text) {
-  const turn = document.createElement("div");
-  turn.className = `turn ${who}`;
-  turn.textContent = text;
+const settings = () => ({
+  generate_max_length: find("generate_max_length").valueAsNumber,
+  sampling_temperature: find("sampling_temperature").valueAsNumber,
+  sampling_topk: 50,
+  sampling_topp: 0.1,
+});
+
+// The first message goes bare; later ones carry the turns before them as plain text.
+function prompt(message) {
+  if (!history.length) return message;
+  return [...history, { who: "User", text: message }].map((turn) => `${turn.who}: ${turn.text}`).join("\n");
+}
+
+// What is read at the end stays there while text comes; who has scrolled up is left alone.
+function keepingEnd(change) {
+  const atEnd = turns.scrollHeight - turns.scrollTop - turns.clientHeight < 40;
+  change();
+  if (atEnd) turns.scrollTop = turns.scrollHeight;
+}
+
+function addTurn(who, label, text) {
+  const turn = document.createElement("article");
+  turn.className = `turn text ${who}`;
+  turn.setAttribute("aria-label", label);
+  turn.append(text);
   turns.append(turn);
-  turn.scrollIntoView({ block: "nearest" });
+  turns.scrollTop = turns.scrollHeight;
   return turn;
 }
 
-// The first message goes bare; later ones carry the turns before them.
-function prompt(message) {
-  if (!history.length) return message;
-  return [...history.map((turn) => `${turn.who}: ${turn.text}`), `User: ${message}`].join("\n");
+async function send(message) {
+  const conversation = history;
+  turns.querySelector(".welcome")?.remove();
+  const mine = addTurn("user", "You", message);
+  const answer = document.createTextNode("");
+  const turn = addTurn("assistant", "Model", answer);
+  const error = await run({ text: prompt(message), ...settings() }, turn, (text) => keepingEnd(() => answer.appendData(text)));
+  if (conversation !== history) return;
+  if (!error) {
+    history.push({ who: "User", text: message }, { who: "Assistant", text: answer.data });
+    return;
+  }
+  const again = document.createElement("button");
+  again.className = "quiet small";
+  again.textContent = "Edit and resend";
+  const line = errorLine(error, again);
+  again.onclick = () => {
+    [mine, turn, line].forEach((each) => each.remove());
+    box.value = [message, box.value].filter(Boolean).join("\n");
+    box.focus();
+  };
+  keepingEnd(() => {
+    if (!answer.data) turn.remove();
+    turns.append(line);
+  });
 }
 
-form.addEventListener("submit", async (event) => {
+function startNew() {
+  find("stop").click();
+  history = [];
+  turns.replaceChildren(find("welcome").content.cloneNode(true));
+  for (const button of turns.querySelectorAll("button")) {
+    button.onclick = () => {
+      box.value = button.textContent;
+      form.requestSubmit();
+    };
+  }
+  box.focus();
+}
+
+form.addEventListener("submit", (event) => {
   event.preventDefault();
   const message = box.value.trim();
-  if (!message) return;
+  if (!message || find("run").hidden) return;
   box.value = "";
-  addTurn("user", message);
-  const turn = addTurn("assistant", "");
-  let answer = "";
-  const kept = await run({ text: prompt(message), ...SETTINGS }, turn, (text) => {
-    answer += text;
-    turn.append(text);
-    turn.scrollIntoView({ block: "end" });
-  });
-  if (kept) history.push({ who: "User", text: message }, { who: "Assistant", text: answer });
   box.focus();
+  send(message);
 });
-
 box.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    if (!document.getElementById("run").disabled) form.requestSubmit();
-  }
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
 });
-
-document.getElementById("new").onclick = () => {
-  document.getElementById("stop").click();
-  history = [];
-  turns.textContent = "";
-  box.focus();
-};
+find("sampling_temperature").addEventListener("input", (event) => {
+  find("shown").textContent = event.target.value;
+});
+find("stop").addEventListener("click", () => box.focus());
+find("new").onclick = startNew;
+startNew();

@@ -1,33 +1,15 @@
-// The API's description as tables: made from /openapi.json, nothing from elsewhere.
-const routes = document.getElementById("routes");
-const spec = await (await fetch("/openapi.json")).json();
+// Swagger UI, from our own files. The key of a server that has one is in the browser already.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
 
-function add(parent, tag, text = "") {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  parent.append(node);
-  return node;
-}
-
-function typeOf(schema) {
-  if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
-  if (schema.type === "array") return `list of ${typeOf(schema.items ?? {})}`;
-  return schema.type ?? "object";
-}
-
-for (const [path, methods] of Object.entries(spec.paths)) {
-  for (const [method, operation] of Object.entries(methods)) {
-    add(routes, "h2", `${method.toUpperCase()} ${path}`);
-    add(routes, "p", operation.description ?? operation.summary ?? "");
-    const schema = operation.requestBody?.content?.["application/json"]?.schema;
-    if (!schema?.properties) continue;
-    const table = add(routes, "table");
-    const head = add(table, "tr");
-    for (const title of ["field", "type", "default", "meaning"]) add(head, "th", title);
-    for (const [name, field] of Object.entries(schema.properties)) {
-      const row = add(table, "tr");
-      const required = schema.required?.includes(name);
-      for (const text of [name, typeOf(field), required ? "required" : JSON.stringify(field.default ?? null), field.description ?? ""]) add(row, "td", text);
-    }
-  }
-}
+SwaggerUIBundle({
+  url: `${location.origin}/openapi.json`,
+  dom_id: "#api",
+  deepLinking: true,
+  defaultModelsExpandDepth: -1,
+  displayRequestDuration: true,
+  tryItOutEnabled: false,
+  validatorUrl: null,
+});

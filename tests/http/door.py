@@ -1,0 +1,342 @@
+"""The front door over a scripted service: bytes in, bytes out, no model and no process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message
+
+from takeoff.errors import EngineFailed, NotFound, TakeoffError
+from takeoff.http.app import make_app
+from takeoff.http.server import DoorServer
+from takeoff.observe.metrics import Metrics
+from takeoff.request import FinishReason, Request, TokenEvent
+from takeoff.settings import Settings
+
+LIMIT_S = 30.0  # against hanging only
+HOST = (b"host", b"localhost:8000")
+Script = Sequence[str | BaseException]
+Result = TypeVar("Result")
+
+
+class FakeGeneration:
+    """Says the pieces of its script, one token each; an exception in it is raised.
+
+    With a `gate` it says nothing until that is set.
+    """
+
+    def __init__(self, request: Request, script: Script, gate: asyncio.Event | None) -> None:
+        self.request = request
+        self.prompt_tokens = len(request.prompt)
+        self.cached_tokens = 1
+        self.completion_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.num_cancelled = 0
+        self.is_cancelled = asyncio.Event()
+        self.is_asked = asyncio.Event()  # somebody waits for text
+        self._script = iter(script)
+        self._num_left = len(script)
+        self._gate = gate
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.finish_reason is None:
+            self.num_cancelled += 1
+            self.is_cancelled.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        self.is_asked.set()
+        if self._gate is not None:
+            await self._gate.wait()
+        await asyncio.sleep(0)
+        if self.finish_reason is not None:
+            raise StopAsyncIteration
+        piece = next(self._script)
+        if isinstance(piece, BaseException):
+            self.finish_reason = FinishReason.FAILED
+            raise piece
+        self._num_left -= 1
+        self.completion_tokens += 1
+        self.finish_reason = None if self._num_left else FinishReason.STOP
+        return TokenEvent(request_id=0, token_ids=(1,), text=piece, finish_reason=self.finish_reason)
+
+
+class FakeService:
+    """Takes every request of its one group and remembers it; `refusal`, when set, is raised instead."""
+
+    status = "live"
+    is_ready = True
+
+    def __init__(self, script: Script | Callable[[Request], Script] = ("Hello", " wörld", "!")) -> None:
+        self.metrics = Metrics()
+        self.refusal: BaseException | None = None
+        self.gate: asyncio.Event | None = None  # what is taken says nothing before this
+        self.preparing: asyncio.Event | None = None  # nothing is taken before this
+        self.is_asked = asyncio.Event()
+        self.generations: list[FakeGeneration] = []
+        self.taken = asyncio.Event()  # a request is here
+        self._script = script
+
+    @property
+    def requests(self) -> list[Request]:
+        return [generation.request for generation in self.generations]
+
+    def models(self) -> list[str]:
+        return ["smollm2"]
+
+    async def generate(self, request: Request) -> FakeGeneration:
+        self.is_asked.set()
+        if self.preparing is not None:
+            await self.preparing.wait()
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            raise self.refusal
+        if request.group != "primary":
+            raise NotFound(f"there is no group {request.group!r}, only primary", param="group")
+        script = self._script(request) if callable(self._script) else self._script
+        generation = FakeGeneration(request, script, self.gate)
+        self.generations.append(generation)
+        self.taken.set()
+        return generation
+
+
+def broken_script() -> Script:
+    """Some text, then the engine dies."""
+    return ("Hello", " wör", EngineFailed("the engine died while serving: it was killed by signal 9"))
+
+
+@dataclass
+class Answer:
+    """What came back: `is_whole` unless the response broke off after its start."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)  # of one that comes several times a line each
+    body: bytes = b""
+    is_whole: bool = False
+    error: BaseException | None = None  # that the app raised
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            for name, value in message["headers"]:
+                before = self.headers.get(name.decode())
+                self.headers[name.decode()] = f"{before}\n{value.decode()}" if before else value.decode()
+        else:
+            self.body += message.get("body", b"")
+            self.is_whole = not message.get("more_body", False)
+
+    def events(self) -> list[Any]:
+        """The events of an OpenAI stream, [DONE] as the word."""
+        data = [block.removeprefix(b"data: ") for block in self.body.split(b"\n\n") if block]
+        return [each.decode() if each == b"[DONE]" else json.loads(each) for each in data]
+
+
+class Connection:
+    """The server's side of one ASGI request; the test plays the client."""
+
+    def __init__(self, chunks: Iterable[bytes], *, spec_version: str, ends: bool = True) -> None:
+        self.answer = Answer()
+        self.has_left = asyncio.Event()
+        self.has_body = asyncio.Event()
+        self._chunks = list(chunks)
+        self._spec_version = spec_version
+        self._ends = ends
+
+    async def receive(self) -> Message:
+        if self._chunks:
+            body = self._chunks.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(self._chunks) or not self._ends}
+        await self.has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.has_left.is_set():
+            if self._spec_version >= "2.4":
+                raise OSError("the client has left")
+            return
+        self.answer.take(message)
+        if self.answer.body:
+            self.has_body.set()
+        await asyncio.sleep(0)
+
+    async def run(self, app: FastAPI, scope: dict[str, Any]) -> Answer:
+        scope["asgi"] = {"version": "3.0", "spec_version": self._spec_version}
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await app(scope, self.receive, self.send)
+        except Exception as exc:
+            self.answer.error = exc
+        return self.answer
+
+
+def make_scope(method: str, path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> dict[str, Any]:
+    given = list(headers)
+    if not any(name == b"host" for name, _ in given):
+        given.append(HOST)
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": given,
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 8000),
+    }
+
+
+def ask(
+    app: FastAPI,
+    method: str,
+    path: str,
+    body: bytes | dict[str, Any] | list[bytes] = b"",
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    ends: bool = True,
+) -> Answer:
+    """One request to `app`, without a network. A list is a chunked body; `ends` False never ends it."""
+    raw = json.dumps(body).encode() if isinstance(body, dict) else body
+    chunks = [raw] if isinstance(raw, bytes) else raw
+    connection = Connection(chunks, spec_version="2.3", ends=ends)
+    return asyncio.run(connection.run(app, make_scope(method, path, headers)))
+
+
+def make_door(service: FakeService | None = None, **settings: Any) -> FastAPI:
+    return make_app(service or FakeService(), Settings(**settings))
+
+
+def post(service: FakeService, path: str, **body: Any) -> Answer:
+    """One JSON body to a door over `service`."""
+    return ask(make_door(service), "POST", path, body)
+
+
+def every_error() -> list[type[TakeoffError]]:
+    """The leaves and branches of the error tree, without the errors of the command line."""
+
+    def below(kind: type[TakeoffError]) -> list[type[TakeoffError]]:
+        return [kind, *(each for child in kind.__subclasses__() for each in below(child))]
+
+    return [kind for kind in below(TakeoffError) if kind.__module__ == "takeoff.errors"]
+
+
+def request_bytes(path: str, body: dict[str, object] | None = None, *headers: bytes) -> bytes:
+    """A request on the wire: GET, or POST with a JSON body."""
+    raw = b"" if body is None else json.dumps(body).encode()
+    method = b"GET" if body is None else b"POST"
+    lines = [b"%b %b HTTP/1.1" % (method, path.encode()), b"host: localhost", *headers]
+    if body is not None:
+        lines.append(b"content-length: %d" % len(raw))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + raw
+
+
+HEALTH = request_bytes("/healthz")
+OK = b"HTTP/1.1 200 OK"
+
+
+class Client:
+    """A connection that sends and reads raw bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> bytes:
+        """One answer with a content-length."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        return head + await self.reader.readexactly(length)
+
+    async def rest(self) -> bytes:
+        """All there is until the server closes."""
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await self.reader.read(65_536):
+                data += piece
+        return data
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+class OpenDoor:
+    """The real server on a free port, and its clients."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._door = DoorServer(app, settings)
+        self._clients: list[Client] = []
+        self.host = settings.host
+        self.port = self._door.bind()
+        self.serving = asyncio.create_task(self._door.serve())
+        self.stop = self._door.stop
+        self.cut = self._door.cut
+
+    async def connect(self, data: bytes = b"") -> Client:
+        client = Client(*await asyncio.open_connection(self.host, self.port))
+        self._clients.append(client)
+        client.send(data)
+        return client
+
+    async def exchange(self, data: bytes) -> bytes:
+        """What comes back until the server closes."""
+        return await (await self.connect(data)).rest()
+
+    async def is_serving(self) -> bool:
+        client = await self.connect(HEALTH)
+        answer = await client.answer()
+        client.leave()
+        return answer.startswith(OK)
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.leave()
+        self.stop()
+        self.cut()
+        await self.serving
+
+
+@asynccontextmanager
+async def open_door(service: FakeService | None = None, **settings: Any) -> AsyncIterator[OpenDoor]:
+    """The real server over `service`, on a free port of the loopback."""
+    door = OpenDoor(make_door(service, **settings), Settings(port=0, **settings))
+    try:
+        await asyncio.sleep(0)
+        yield door
+    finally:
+        await door.close()
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run in the loop that the server uses."""
+
+    async def limited() -> Result:
+        async with asyncio.timeout(LIMIT_S):
+            return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(limited())

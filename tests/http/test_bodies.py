@@ -1,0 +1,188 @@
+"""Bodies that nobody should send: each is told what is wrong, soon, and costs no 500."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.http.door import Answer, FakeService, ask, make_door
+
+V1_FIELDS = [
+    "generate_max_length",
+    "sampling_topk",
+    "sampling_topp",
+    "sampling_temperature",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+]
+OPENAI_FIELDS = [
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "n",
+    "stop",
+    "seed",
+    "stream",
+    "stream_options",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "user",
+    "min_p",
+    "top_k",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "model",
+    "best_of",
+    "echo",
+    "logprobs",
+    "suffix",
+    "no_such_field",
+]
+PROMPT = {"/generate": "text", "/generate_stream": "text", "/v1/completions": "prompt"}
+SOON_S = 3.0  # of processor time; two megabytes take under one, a million errors many
+
+
+def send(path: str, raw: str | bytes, service: FakeService | None = None) -> Answer:
+    body = raw.replace("PROMPT", PROMPT[path]).encode() if isinstance(raw, str) else raw
+    started = time.process_time()
+    answer = ask(make_door(service), "POST", path, body)
+    assert time.process_time() - started < SOON_S
+    assert answer.error is None
+    assert len(answer.body) < 20_000
+    return answer
+
+
+def refused(path: str, raw: str | bytes) -> str:
+    """The message of a refusal."""
+    answer = send(path, raw)
+    assert answer.status == (400 if path == "/v1/completions" else 422), answer.body
+    return json.dumps(answer.json)
+
+
+@pytest.mark.parametrize("path", PROMPT)
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"nonsense", "not valid JSON"),
+        (b'{"text": "a", "prompt": "a"} x', "Extra data"),
+        (b"\xff\xfe\xfd", "not valid JSON"),
+        (b'{"text": "\xff", "prompt": "\xff"}', "can't decode byte 0xff"),
+        (b'{"text": "\xc3', "not valid JSON"),
+        (b"[]", "valid dictionary"),
+        (b'"text"', "valid dictionary"),
+        (b"null", "valid dictionary"),
+        (b"1e999", "valid dictionary"),
+        (b'{"text": NaN, "prompt": NaN}', "NaN is not a JSON number"),
+        (b'{"x": {"y": [NaN]}, "text": "a", "prompt": "a"}', "NaN is not a JSON number"),
+        (b'{"x": -Infinity, "text": "a", "prompt": "a"}', "-Infinity is not a JSON number"),
+        (b'{"x": ' + b"9" * 5_000 + b', "text": "a", "prompt": "a"}', "integer string conversion"),
+        (b'{"x": ' + b"[" * 900_000 + b"}", "not valid JSON"),
+        (b'{"x": ' + b'{"a":' * 300_000 + b"}", "not valid JSON"),
+    ],
+)
+def test_what_is_no_json_object_is_told(path: str, raw: bytes, words: str) -> None:
+    assert words in refused(path, raw)
+
+
+NUMBERS = ["1e999", "-1e999", "1e308", "9" * 400, "-" + "9" * 4_000, "1e-400", "-0.0"]
+OTHERS = ["null", "true", '"\\ud800"', '"5"', "[]", "[[]]", "{}", '{"a": 1}', "[null]"]
+ODD = ['{"1": 1e999}', '{"1": ' + "9" * 400 + "}", '{"' + "9" * 4_000 + '": 1}', '{"\\ud800": 1}']
+NESTED = ["[" * depth + "]" * depth for depth in (50, 400, 900)]
+
+
+@pytest.mark.parametrize("path", PROMPT)
+def test_no_value_of_any_field_is_an_error_of_ours(path: str) -> None:
+    fields = OPENAI_FIELDS if path == "/v1/completions" else V1_FIELDS
+    for field in fields:
+        for value in (*NUMBERS, *OTHERS, *ODD, *NESTED):
+            answer = send(path, f'{{"PROMPT": "a", "{field}": {value}}}')
+            assert answer.status in (200, 400, 404, 422), (field, value)
+
+
+@pytest.mark.parametrize("path", PROMPT)
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "9" * 400, "null", "true", "{}", "[null]", "[[[]]]"])
+def test_a_prompt_of_another_type_is_refused(path: str, value: str) -> None:
+    assert PROMPT[path] in refused(path, f'{{"PROMPT": {value}}}')
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[" + '"a", 1, ' * 200_000 + "1]",
+        "[" + '["a"],' * 300_000 + "1]",
+        "[" + '"a",' * 400_000 + '"a"]',
+        "[" + "{}," * 600_000 + "1]",
+    ],
+    ids=["mixed", "lists", "texts", "objects"],
+)
+def test_a_million_wrong_elements_cost_no_million_errors(path: str, prompt: str) -> None:
+    assert PROMPT[path] in refused(path, f'{{"PROMPT": {prompt}}}')
+
+
+def test_of_a_million_wrong_elements_of_a_field_one_is_told() -> None:
+    path = "/v1/completions"
+    assert "stop" in refused(path, '{"prompt": "a", "stop": [' + "1," * 900_000 + "1]}")
+    assert "32" in refused(path, '{"prompt": "a", "stop": [' + '"a",' * 400_000 + '"a"]}')
+    biases = ",".join(f'"{i}": 1' for i in range(100_000))
+    assert "at most 1024 entries, got 100000" in refused(
+        path, f'{{"prompt": "a", "logit_bias": {{{biases}}}}}'
+    )
+    unknown = ",".join(f'"a{i}": 1' for i in range(100_000))
+    assert "unknown field 'a0'" in refused(path, f'{{"prompt": "a", {unknown}}}')
+
+
+def test_a_field_with_a_name_of_two_megabytes_is_told_by_its_beginning() -> None:
+    name = "temperature" * 180_000
+    message = refused("/v1/completions", f'{{"prompt": "a", "{name}": 1}}')
+    assert "unknown field 'temperaturetemp" in message
+    assert "did you mean 'temperature'" in message
+
+
+@pytest.mark.parametrize("path", PROMPT)
+def test_of_a_key_given_twice_the_last_counts(path: str) -> None:
+    service = FakeService()
+    assert send(path, '{"PROMPT": "first", "PROMPT": "last"}', service).status == 200
+    assert [request.prompt for request in service.requests] == ["last"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_other_unicode_encodings_of_json_are_read(encoding: str) -> None:
+    service = FakeService()
+    assert send("/generate", '{"text": "wörld 東京 🙂"}'.encode(encoding), service).status == 200
+    assert [request.prompt for request in service.requests] == ["wörld 東京 🙂"]
+
+
+def test_the_content_type_does_not_matter() -> None:
+    body = {"text": "a"}
+    for content_type in (b"text/plain", b"application/x-www-form-urlencoded", b"nonsense", b"\xff"):
+        answer = ask(make_door(), "POST", "/generate", body, [(b"content-type", content_type)])
+        assert answer.status == 200
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.dictionaries(st.sampled_from(["text", "prompt", *V1_FIELDS, *OPENAI_FIELDS]), JSON))
+def test_no_json_object_is_an_error_of_ours(body: dict[str, object]) -> None:
+    for path in PROMPT:
+        assert send(path, json.dumps(body).encode()).status in (200, 400, 404, 422)
+
+
+@settings(max_examples=60, deadline=None)
+@given(raw=st.binary(max_size=200))
+def test_no_bytes_are_an_error_of_ours(raw: bytes) -> None:
+    for path in PROMPT:
+        assert send(path, raw).status in (200, 400, 404, 422)

@@ -1,0 +1,160 @@
+"""A client may leave at any moment: what it asked for is cancelled, once, and nothing is an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.http.door import Connection, FakeService, make_door, make_scope
+
+ENDLESS = ("x",) * 1_000_000
+STREAMED: list[tuple[str, dict[str, Any]]] = [
+    ("/generate_stream", {"text": "a"}),
+    ("/v1/completions", {"prompt": "a", "stream": True}),
+    ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "stream": True}),
+]
+WHOLE: list[tuple[str, dict[str, Any]]] = [
+    ("/generate", {"text": "a"}),
+    ("/generate", {"text": ["a", "b", "c"]}),
+    ("/v1/completions", {"prompt": "a"}),
+    ("/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+]
+both_versions = pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+streamed = pytest.mark.parametrize(("path", "body"), STREAMED)
+whole = pytest.mark.parametrize(("path", "body"), WHOLE)
+
+
+async def leave(
+    service: FakeService,
+    path: str,
+    body: dict[str, Any],
+    spec_version: str,
+    when: Callable[[Connection], Awaitable[object]],
+) -> Connection:
+    """Ask, wait for the moment, leave, and wait until the app has ended."""
+    connection = Connection([json.dumps(body).encode()], spec_version=spec_version)
+    task = asyncio.create_task(connection.run(make_door(service), make_scope("POST", path)))
+    await when(connection)
+    connection.has_left.set()
+    await task
+    assert connection.answer.error is None
+    return connection
+
+
+def count(body: dict[str, Any]) -> int:
+    prompt = body.get("text", body.get("prompt"))
+    return (len(prompt) if isinstance(prompt, list) else 1) * int(body.get("n", 1))
+
+
+def assert_all_cancelled_once(service: FakeService, body: dict[str, Any]) -> None:
+    assert [generation.num_cancelled for generation in service.generations] == [1] * count(body)
+
+
+@both_versions
+@streamed
+def test_leaving_a_stream_before_its_first_byte_cancels_once(
+    path: str, body: dict[str, Any], spec_version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        service = FakeService(ENDLESS)
+        service.preparing = asyncio.Event()
+
+        async def is_prepared(_connection: Connection) -> None:
+            await service.is_asked.wait()
+            asyncio.get_running_loop().call_later(0.02, service.preparing.set)  # type: ignore[union-attr]
+
+        connection = await leave(service, path, body, spec_version, is_prepared)
+        assert connection.answer.body == b""
+        assert_all_cancelled_once(service, body)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    assert caplog.messages == []
+
+
+@both_versions
+@streamed
+def test_leaving_a_stream_that_waits_for_its_first_token_cancels_once(
+    path: str, body: dict[str, Any], spec_version: str
+) -> None:
+    async def run() -> None:
+        service = FakeService(ENDLESS)
+        service.gate = asyncio.Event()
+
+        async def is_waiting(_connection: Connection) -> None:
+            await service.taken.wait()
+            await asyncio.gather(*(generation.is_asked.wait() for generation in service.generations))
+            if spec_version == "2.4":  # such a server tells it with the next thing that is sent
+                asyncio.get_running_loop().call_later(0.02, service.gate.set)  # type: ignore[union-attr]
+
+        connection = await leave(service, path, body, spec_version, is_waiting)
+        assert connection.answer.body == b""
+        assert_all_cancelled_once(service, body)
+
+    asyncio.run(run())
+
+
+@both_versions
+@streamed
+def test_leaving_in_the_middle_of_a_stream_cancels_once(
+    path: str, body: dict[str, Any], spec_version: str
+) -> None:
+    async def run() -> None:
+        service = FakeService(ENDLESS)
+        connection = await leave(service, path, body, spec_version, lambda it: it.has_body.wait())
+        assert not connection.answer.is_whole
+        assert_all_cancelled_once(service, body)
+
+    asyncio.run(run())
+
+
+@both_versions
+@whole
+def test_leaving_before_an_unstreamed_answer_cancels_once(
+    path: str, body: dict[str, Any], spec_version: str
+) -> None:
+    async def run() -> None:
+        service = FakeService(ENDLESS)
+        service.gate = asyncio.Event()
+
+        async def is_waiting(_connection: Connection) -> None:
+            while len(service.generations) < count(body):  # noqa: ASYNC110  (a few turns of the loop)
+                await asyncio.sleep(0)
+            await asyncio.gather(*(generation.is_asked.wait() for generation in service.generations))
+
+        connection = await leave(service, path, body, spec_version, is_waiting)
+        assert connection.answer.body == b""
+        assert_all_cancelled_once(service, body)
+
+    asyncio.run(run())
+
+
+@both_versions
+@whole
+def test_leaving_while_the_prompt_is_prepared_takes_nothing(
+    path: str, body: dict[str, Any], spec_version: str
+) -> None:
+    async def run() -> None:
+        service = FakeService(ENDLESS)
+        service.preparing = asyncio.Event()
+        await leave(service, path, body, spec_version, lambda _it: service.is_asked.wait())
+        assert service.generations == []
+
+    asyncio.run(run())
+
+
+@both_versions
+@pytest.mark.parametrize(("path", "body"), [*STREAMED, *WHOLE])
+def test_what_ends_by_itself_is_not_cancelled(path: str, body: dict[str, Any], spec_version: str) -> None:
+    async def run() -> None:
+        service = FakeService()
+        connection = Connection([json.dumps(body).encode()], spec_version=spec_version)
+        await connection.run(make_door(service), make_scope("POST", path))
+        assert connection.answer.is_whole
+        assert [generation.num_cancelled for generation in service.generations] == [0] * count(body)
+
+    asyncio.run(run())
