@@ -76,7 +76,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=60_000,
-        description="Longest gap that a prefill may cause in a running stream; default: 4 decode steps",
+        description="Longest gap that a prefill may cause in a running stream; default: 3 decode steps",
     )
 
     chat_template: Literal["auto", "on", "off"] = Field(

@@ -16,6 +16,7 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
+PROGRAM = "from takeoff.cli.main import main; main()"
 
 STREAMING_SNIPPET = """
 import requests
@@ -82,8 +83,11 @@ def test_every_command_of_the_readme_works(server_url: str) -> None:
     assert commands[0] == "make serve"
     assert len(commands) >= 2
     for command in commands[1:]:
-        assert command.startswith("curl "), "a new kind of command needs a new way to run it here"
-        assert len(run_command(command, server_url)) > 20
+        assert command.startswith(("curl ", ".venv/bin/takeoff ")), (
+            "a new kind needs a new way to run it here"
+        )
+        here = command.replace(".venv/bin/takeoff", f"{sys.executable} -c '{PROGRAM}'")
+        assert len(run_command(here, server_url)) > 20
     plan = subprocess.run(["make", "-n", "serve"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "./setup.sh serve" in plan.stdout
 

@@ -11,8 +11,8 @@ def learnt(itl_slo_s: float | None, decode_s: float, token_s: float) -> PrefillB
     return budget
 
 
-def test_by_default_a_gap_lasts_four_decode_steps() -> None:
-    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=True) == 90
+def test_by_default_a_gap_lasts_three_decode_steps() -> None:
+    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=True) == 60
 
 
 def test_a_stated_gap_is_what_decode_and_prefill_share() -> None:
@@ -20,7 +20,7 @@ def test_a_stated_gap_is_what_decode_and_prefill_share() -> None:
 
 
 def test_with_nothing_to_decode_a_call_is_bounded_so_that_cancellations_are_noticed() -> None:
-    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=False) == 200
+    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=False) == 100
 
 
 def test_prefill_makes_progress_even_where_decode_alone_takes_the_whole_gap() -> None:

@@ -8,8 +8,8 @@ tokens are delivered at once, and one that prefills for as long as the streams c
 from __future__ import annotations
 
 SMOOTHING = 0.2  # weight of the newest call in the running means
-GAP_IN_DECODE_STEPS = 4.0  # default gap between two tokens of a stream, in steps without prefill
-MAX_PREFILL_S = 0.2  # with nothing to decode: how long a cancellation may go unnoticed
+GAP_IN_DECODE_STEPS = 3.0  # default gap between two tokens of a stream, in steps without prefill
+MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
 
 

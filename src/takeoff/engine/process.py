@@ -14,6 +14,7 @@ import threading
 import time
 
 from takeoff.engine.engine import Engine
+from takeoff.engine.invariance import check_invariance
 from takeoff.errors import TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
@@ -79,6 +80,8 @@ class EngineProcess:
         from takeoff.engine.llama.context import LlamaContext
 
         kernels = LlamaContext(load, lambda share: self._channel.send(Progress(share)))
+        if load.deterministic:
+            check_invariance(kernels)
         return Engine(load, kernels, lambda events: self._channel.send(Step(events)))
 
     def _loaded(self, engine: Engine, load_s: float) -> Loaded:

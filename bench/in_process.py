@@ -1,0 +1,83 @@
+"""An engine in this process, without server or sockets, for the scripts that time its parts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from takeoff.engine.engine import Engine
+from takeoff.engine.llama.context import LlamaContext
+from takeoff.ipc.messages import Load, Submit
+from takeoff.models.machine import read_machine
+from takeoff.request import SamplingParams, TokenEvent
+
+
+class InProcess:
+    """Submit requests, step, and read the counters. Close it: it holds the model."""
+
+    def __init__(
+        self, path: Path, *, n_slots: int = 32, n_ctx_slot: int = 512, deterministic: bool = False
+    ) -> None:
+        threads = read_machine().cores
+        load = Load(
+            model_path=str(path),
+            n_slots=n_slots,
+            n_ctx_slot=n_ctx_slot,
+            n_batch=2048,
+            n_ubatch=512,
+            n_threads=threads,
+            n_threads_prefill=threads,
+            n_gpu_layers=0,
+            flash_attention=not deterministic,
+            deterministic=deterministic,
+            cache_bytes=0,
+            itl_slo_ms=None,
+        )
+        self.token_ids: dict[int, list[int]] = {}
+        kernels = LlamaContext(load, lambda _share: None)
+        self.engine = Engine(load, kernels, self._take)
+
+    def _take(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            self.token_ids.setdefault(event.request_id, []).extend(event.token_ids)
+
+    def prompt(self, number: int, size: int) -> list[int]:
+        """Some `size` token ids, others for each `number`."""
+        n_vocab = self.engine.kernels.n_vocab
+        return [(number * 977 + place * 31) % (n_vocab - 300) + 256 for place in range(size)]
+
+    def submit(self, number: int, size: int, params: SamplingParams) -> None:
+        """Ask to complete a prompt of `size` tokens."""
+        self.token_ids[number] = []
+        self.engine.submit(Submit(number, self.prompt(number, size), params, tenant=""))
+
+    def start(self, numbers: range, size: int, params: SamplingParams) -> None:
+        """Submit a prompt of `size` tokens for each number, and step until all of them decode."""
+        for number in numbers:
+            self.submit(number, size, params)
+        while not all(self.token_ids[number] for number in numbers):
+            self.engine.step()
+
+    def run_until_idle(self) -> None:
+        while not self.engine.is_idle:
+            self.engine.step()
+
+    def time_steps(self, num_steps: int) -> dict[str, float]:
+        """Milliseconds a step, in all and of each kind of work that the counters know."""
+        before, started = self.engine.counters.snapshot(), time.perf_counter()
+        for _ in range(num_steps):
+            self.engine.step()
+        seconds, after = time.perf_counter() - started, self.engine.counters.snapshot()
+        parts = {
+            name.removesuffix("_seconds"): 1e3 * (value - before.get(name, 0.0)) / num_steps
+            for name, value in after.items()
+            if name.endswith("_seconds")
+        }
+        return {"move": 0.0} | parts | {"step": 1e3 * seconds / num_steps}
+
+    def cancel(self, numbers: range | list[int]) -> None:
+        for number in numbers:
+            self.engine.cancel(number)
+
+    def close(self) -> None:
+        self.engine.kernels.close()

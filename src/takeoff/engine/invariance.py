@@ -1,0 +1,72 @@
+"""Whether this model's kernels give a sequence the same bits whatever is computed beside it.
+
+Deterministic mode rests on it, and it is a fact of the weights' format and of the processor, not of
+our scheduling. So it is tried out when a model is loaded, and a promise that can't be kept is refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.engine.llama.rows import Kernels, Rows
+from takeoff.errors import ModelError
+
+PROMPT_TOKENS = 48
+BATCHES = (2, 3, 4, 5, 7, 8, 9, 12, 16, 24, 32)  # kernels change their way at multiples of 4
+CUTS = (2, 17, 32, 46)  # never a slice of one token: the scheduler plans none
+
+
+def check_invariance(kernels: Kernels) -> None:
+    """Compare bits of logits: rows alone and in batches, prompts whole and in slices. Leaves slots empty.
+
+    Raises:
+        ModelError: some differ.
+    """
+    prompts = [
+        [(slot * 977 + place * 131) % kernels.n_vocab for place in range(PROMPT_TOKENS)]
+        for slot in range(kernels.n_slots)
+    ]
+    broken = _differing_cut(kernels, prompts[0]) or _differing_batch(kernels, prompts)
+    for slot in range(kernels.n_slots):
+        kernels.clear(slot)
+    if broken is not None:
+        raise ModelError(
+            f"--deterministic can't be kept with this model on this processor: {broken}",
+            hint="serve a Q8_0 file of the model, or without --deterministic",
+        )
+
+
+def _differing_cut(kernels: Kernels, prompt: list[int]) -> str | None:
+    whole = _prefill(kernels, 0, [prompt])
+    for cut in CUTS:
+        if not np.array_equal(_prefill(kernels, 0, [prompt[:cut], prompt[cut:]]), whole):
+            return f"a prompt gives other logits when it is computed in slices of {cut} and the rest"
+    return None
+
+
+def _differing_batch(kernels: Kernels, prompts: list[list[int]]) -> str | None:
+    snapshots, alone = [], []
+    for slot, prompt in enumerate(prompts):
+        _prefill(kernels, slot, [prompt])
+        snapshot = np.empty(kernels.snapshot_bytes(slot), np.uint8)
+        snapshots.append(snapshot[: kernels.save(slot, snapshot)])
+        alone.append(kernels.forward([Rows(slot, PROMPT_TOKENS, prompt[:1], True)])[0].copy())
+    for size in (size for size in BATCHES if size <= kernels.n_slots):
+        for slot in range(size):
+            kernels.restore(slot, snapshots[slot])
+        work = [Rows(slot, PROMPT_TOKENS, prompts[slot][:1], True) for slot in range(size)]
+        if not np.array_equal(kernels.forward(work), np.stack(alone[:size])):
+            return f"a sequence gives other logits beside {size - 1} others than alone"
+    return None
+
+
+def _prefill(kernels: Kernels, slot: int, slices: list[list[int]]) -> NDArray[np.float32]:
+    """The last token's logits [n_vocab] of a prompt, computed in these slices."""
+    kernels.clear(slot)
+    pos = 0
+    for piece in slices:
+        logits = kernels.forward([Rows(slot, pos, piece, True)])
+        pos += len(piece)
+    last: NDArray[np.float32] = logits[0].copy()
+    return last

@@ -1,0 +1,128 @@
+"""The memory plan: pure arithmetic over a model's shape, the settings and the machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from takeoff.errors import PlanError, SettingsError
+from takeoff.models.gguf import GgufFile, Tensor
+from takeoff.models.machine import Machine
+from takeoff.models.plan import make_plan
+from takeoff.settings import Settings
+
+GB = 10**9
+
+
+def model(
+    *, layers: int = 30, width: int = 576, heads: int = 9, kv_heads: int = 3, size: int = 97_000_000
+) -> GgufFile:
+    """A Llama of this shape; the defaults are SmolLM2-135M's."""
+    metadata = {
+        "general.architecture": "llama",
+        "general.name": "m",
+        "llama.context_length": 8192,
+        "llama.block_count": layers,
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": 1536,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": kv_heads,
+    }
+    weights = (Tensor("token_embd.weight", "Q4_1", (width, 49_152), 0, size),)
+    return GgufFile(Path("m.gguf"), size, metadata, {"tokenizer.ggml.tokens": 49_152}, weights)
+
+
+def machine(memory: float, *, gpu: float | None = None) -> Machine:
+    return Machine(4, int(memory), int(memory), None if gpu is None else int(gpu))
+
+
+def test_the_plan_of_the_default_model_by_hand() -> None:
+    plan = make_plan(model(), Settings(max_slots=32, context=2048), machine(24 * GB))
+    assert (plan.n_slots, plan.n_ctx_slot, plan.n_threads) == (32, 2048, 4)
+    assert plan.kv_bytes == 32 * 2048 * 30 * 3 * (64 + 64) * 2
+    assert plan.weights_bytes == 97_000_000
+    assert plan.fits
+    assert any("32 slots of 2048 tokens" in line for line in plan.lines())
+
+
+def test_little_memory_takes_context_first_and_then_slots() -> None:
+    roomy = make_plan(model(), Settings(), machine(24 * GB))
+    tight = make_plan(model(), Settings(), machine(6 * GB))
+    least = make_plan(model(), Settings(), machine(1.8 * GB))
+    assert tight.n_slots == roomy.n_slots
+    assert tight.n_ctx_slot < roomy.n_ctx_slot
+    assert least.n_slots < roomy.n_slots
+    assert all(plan.total_bytes <= plan.available_bytes / 2 for plan in (roomy, tight))
+    assert least.fits
+
+
+def test_what_was_named_is_kept_or_refused_with_the_numbers_and_a_setting_that_fits() -> None:
+    with pytest.raises(PlanError) as refused:
+        make_plan(model(), Settings(max_slots=64, context=8192), machine(4 * GB))
+    assert "64 slots of 8192 tokens" in refused.value.message
+    assert "4,000 MB" in refused.value.message
+    assert "--max-slots" in str(refused.value.hint)
+
+
+def test_a_model_larger_than_the_machine_is_refused_with_the_catalogue() -> None:
+    with pytest.raises(PlanError) as refused:
+        make_plan(model(size=9 * GB), Settings(), machine(4 * GB))
+    assert "takeoff models --available" in str(refused.value.hint)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    layers=st.integers(1, 80),
+    kv_heads=st.sampled_from([1, 2, 4, 8]),
+    size=st.integers(10**6, 6 * GB),
+    memory=st.integers(GB // 2, 16 * GB),
+    slots=st.none() | st.integers(1, 256),
+    context=st.none() | st.integers(64, 8192),
+)
+def test_a_refusals_hint_is_a_setting_that_fits(
+    layers: int, kv_heads: int, size: int, memory: int, slots: int | None, context: int | None
+) -> None:
+    shape = model(layers=layers, width=64 * 8, heads=8, kv_heads=kv_heads, size=size)
+    wanted: dict[str, Any] = {"max_slots": slots, "context": context}
+    try:
+        plan = make_plan(shape, Settings(**wanted), machine(memory))
+    except PlanError as refused:
+        hint = str(refused.hint)
+        found = re.match(r"--max-slots (\d+) --context (\d+) --prefix-cache-mb 0 would fit", hint)
+        assume(found is not None)  # nothing fits at all: another test
+        assert found is not None
+        fitting = Settings(max_slots=int(found[1]), context=int(found[2]), prefix_cache_mb=0)
+        plan = make_plan(shape, fitting, machine(memory))
+        assert (plan.n_slots, plan.n_ctx_slot) == (int(found[1]), int(found[2]))
+    else:
+        assert slots in (None, plan.n_slots)
+        assert context is None or 0 <= plan.n_ctx_slot - context < 256
+    assert plan.fits
+
+
+def test_a_context_beyond_the_models_is_refused() -> None:
+    with pytest.raises(PlanError, match="more than the 8192 tokens") as refused:
+        make_plan(model(), Settings(context=9000), machine(24 * GB))
+    assert refused.value.hint == "--context 8192"
+
+
+def test_flash_attention_and_deterministic_contradict_each_other() -> None:
+    with pytest.raises(SettingsError, match="--flash-attention off"):
+        make_plan(model(), Settings(deterministic=True, flash_attention="on"), machine(24 * GB))
+    assert make_plan(model(), Settings(deterministic=True), machine(24 * GB)).flash_attention is False
+    assert make_plan(model(), Settings(), machine(24 * GB)).flash_attention is True
+
+
+def test_layers_go_to_a_gpu_as_far_as_they_fit() -> None:
+    assert make_plan(model(), Settings(), machine(24 * GB)).n_gpu_layers == 0
+    assert make_plan(model(), Settings(), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 31
+    some = make_plan(model(size=9 * GB), Settings(), machine(24 * GB, gpu=8 * GB)).n_gpu_layers
+    assert 0 < some < 31
+    assert make_plan(model(), Settings(gpu_layers=5), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 5
+    with pytest.raises(PlanError, match="no GPU was found"):
+        make_plan(model(), Settings(gpu_layers=5), machine(24 * GB))
