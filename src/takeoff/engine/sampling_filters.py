@@ -93,9 +93,9 @@ def _nucleus_by_buckets(weights: Weights, needed: float) -> Ids:
     place = min(int(np.searchsorted(from_top, needed)), len(sums) - 1)
     edge = len(sums) - 1 - place
     above = float(from_top[place] - sums[edge])
-    certain = np.flatnonzero(buckets > edge)
-    last = _largest(weights, np.flatnonzero(buckets == edge), needed - above)
-    return np.sort(np.concatenate([certain, last]))
+    kept = buckets > edge
+    kept[_largest(weights, np.flatnonzero(buckets == edge), needed - above)] = True
+    return np.flatnonzero(kept)
 
 
 def _largest(weights: Weights, indices: Ids, needed: float) -> Ids:
