@@ -21,7 +21,7 @@ from takeoff.bench.client import Work, complete
 from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import find_target
 
-STARTS, PROMPTS, PROMPT_WORDS = 5, 96, 900
+STARTS, PROMPTS, PROMPT_WORDS = 5, 40, 900
 
 
 class Server:

@@ -48,7 +48,10 @@ class Settings(BaseModel):
         None, ge=1, le=1024, description="Threads that prefill; default: as many as decode"
     )
     max_slots: int | None = Field(
-        None, ge=1, le=256, description="Sequences decoded together; more: throughput and ITL up"
+        None,
+        ge=1,
+        le=256,
+        description="Sequences decoded together; more: throughput and ITL up; default: 16, fewer where memory is short",
     )
     context: int | None = Field(
         None, ge=64, le=10_000_000, description="Tokens one sequence can hold, prompt and completion"

@@ -52,7 +52,7 @@ def test_the_plan_of_the_default_model_by_hand() -> None:
 
 def test_little_memory_takes_context_first_and_then_slots() -> None:
     roomy = make_plan(model(), Settings(), machine(24 * GB))
-    tight = make_plan(model(), Settings(), machine(6 * GB))
+    tight = make_plan(model(), Settings(), machine(4 * GB))
     least = make_plan(model(), Settings(), machine(1.8 * GB))
     assert tight.n_slots == roomy.n_slots
     assert tight.n_ctx_slot < roomy.n_ctx_slot

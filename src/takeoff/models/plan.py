@@ -9,7 +9,7 @@ from takeoff.models.gguf import GgufFile
 from takeoff.models.machine import Machine
 from takeoff.settings import Settings
 
-DEFAULT_SLOTS = 32
+DEFAULT_SLOTS = 16
 DEFAULT_CONTEXT = 4_096
 LEAST_CONTEXT = 2_048  # by default slots are given up before context falls below this
 KV_ELEMENT_BYTES = 2  # f16
