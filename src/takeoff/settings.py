@@ -51,7 +51,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=256,
-        description="Sequences decoded together; more: throughput and ITL up; default: 16, fewer where memory is short",
+        description="Sequences decoded together; more: throughput and ITL up; default: 16 if they fit",
     )
     context: int | None = Field(
         None, ge=64, le=10_000_000, description="Tokens one sequence can hold, prompt and completion"
