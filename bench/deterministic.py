@@ -17,7 +17,7 @@ from in_process import InProcess
 from takeoff.request import SamplingParams
 
 ROUNDS, STEPS = 3, 12
-CONTEXTS = (100, 1000, 3000)
+CONTEXTS = {100: (1, 8, 32), 1000: (1, 8)}  # tokens before the step: numbers of sequences
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True, seed=1)
 COMPARED, COMPARED_TOKENS = 64, SamplingParams(temperature=0.0, ignore_eos=True, seed=1, max_new_tokens=48)
 
@@ -33,12 +33,10 @@ def rate(bench: InProcess, num_sequences: int, context: int) -> float:
 def print_cost(path: Path) -> None:
     print("| sequences | context | default, tokens/s | deterministic, tokens/s | ratio |")
     print("|--:|--:|--:|--:|--:|")
-    for context in CONTEXTS:
-        size = {"n_slots": 32 if context < 3000 else 8, "n_ctx_slot": context + 256}
+    for context, counts in CONTEXTS.items():
+        size = {"n_slots": max(counts), "n_ctx_slot": (context // 256 + 1) * 256}
         benches = [InProcess(path, deterministic=flag, **size) for flag in (False, True)]
-        for num_sequences in (1, 8, 32):
-            if num_sequences > size["n_slots"]:
-                continue
+        for num_sequences in counts:
             pairs = [[rate(bench, num_sequences, context) for bench in benches] for _ in range(ROUNDS)]
             plain, same = (statistics.median(values) for values in zip(*pairs, strict=True))
             ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
