@@ -30,6 +30,12 @@ def gemma_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2, its weights in INT8: a folder of the HF layout."""
+    return Store(Settings().store).pull("minilm").path
+
+
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """What `pytest.mark.anyio` runs coroutine tests on: the loop that the server has."""
     return "asyncio"

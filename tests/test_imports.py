@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {"ipc", "models"},
     "ipc": set(),
     "engine": {"ipc", "models", "engine.llama"},
+    "engine.encoder": {"ipc", "models", "engine.llama"},
     "engine.llama": {"ipc"},
     "prepare": {"ipc", "models"},
     "models": set(),
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Parts that stand lower than the rest: of what everyone may import they take only this.
 ONLY: dict[str, set[str]] = {
     "bench": {"errors", "request"},
-    "models": {"errors", "settings"},
+    "models": {"errors", "request", "settings"},
     "settings": {"errors"},
     "request": {"errors"},
     "errors": set(),
@@ -51,15 +52,18 @@ HOMES: dict[str, set[str]] = {
     "httptools": {"http", "bench"},
     "uvloop": {"http", "cli", "bench"},
     "pydantic": {"http", "settings", "cli.options"},
-    "pydantic_core": {"cli.options"},
+    "pydantic_core": {"settings", "cli.options"},
+    "yaml": {"settings"},
     "jinja2": {"prepare"},
     "llama_cpp": {"engine.llama", "prepare.tokenizer"},
     "llguidance": {"engine", "prepare"},
+    "onnxruntime": {"engine.encoder"},
+    "tokenizers": {"engine.encoder"},
     "huggingface_hub": {"models"},
     "prometheus_client": {"observe"},
     "typer": {"cli"},
     "rich": {"cli", "bench", "models.progress"},
-    "numpy": {"engine", "engine.llama", "ipc", "prepare", "bench", "models.machine"},
+    "numpy": {"engine", "engine.encoder", "engine.llama", "ipc", "prepare", "bench", "models.machine"},
     "msgspec": {"*"},
     "psutil": {"*"},
 }
@@ -139,8 +143,8 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
         ("service.reader", "import takeoff.engine.llama.context", "service.reader imports engine.llama; "),
         (
             "models.store",
-            "def f():\n    from takeoff.request import Request",
-            "models.store imports request; ",
+            "def f():\n    from takeoff.ipc.messages import Load",
+            "models.store imports ipc; ",
         ),
         ("bench.load", "from takeoff.settings import Settings", "bench.load imports settings; "),
         (

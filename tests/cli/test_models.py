@@ -21,9 +21,9 @@ def home(tmp_path):
 def test_the_store_is_listed_as_tab_separated_lines(home, capsys):
     models_command.models(home=home)
     header, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert header == ["name", "size", "architecture", "quantisation", "context", "parameters"]
+    assert header == ["name", "size", "architecture", "quantisation", "context", "parameters", "task"]
     assert line[0].startswith("tiny-")
-    assert line[1:] == ["0 MB", "llama", "F32", "2,048", "66K"]
+    assert line[1:] == ["0 MB", "llama", "F32", "2,048", "66K", "generate"]
 
 
 def test_json_holds_exact_numbers_and_the_path(home, capsys):
@@ -51,7 +51,9 @@ def test_the_catalogue_tells_what_to_expect_of_this_machine(home, capsys):
     lines = [line.split("\t") for line in captured.out.splitlines()]
     assert lines[0][:7] == ["name", "parameters", "quantisation", "size", "memory", "fits", "tokens/s"]
     assert [line[0] for line in lines[1:]] == [model.name for model in CATALOGUE]
-    assert all(line[6].startswith("≤ ") for line in lines[1:])
+    rates = {line[0]: line[6] for line in lines[1:]}
+    assert rates.pop("minilm") == "-"
+    assert all(rate.startswith("≤ ") for rate in rates.values())
     assert "GB/s, measured just now" in captured.err
 
 
@@ -64,6 +66,8 @@ def test_the_catalogue_as_json_is_only_json_on_stdout(home, capsys):
     assert large["memory_bytes"] > large["file_bytes"]
     assert large["source"] == "hf:Qwen/Qwen3-8B-GGUF:Qwen3-8B-Q4_K_M.gguf"
     assert small["in_store"] is False
+    assert (small["task"], facts["minilm"]["task"]) == ("generate", "embed")
+    assert facts["minilm"]["max_tokens_per_s"] is None
 
 
 def test_progress_is_one_line_a_stage_where_nobody_watches(capsys):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from takeoff.errors import ModelError
-from takeoff.models.gguf import read_gguf
+from takeoff.models.gguf import GgufFile, read_gguf
+from takeoff.request import Task
 
 
 def small_file() -> bytes:
@@ -70,6 +71,20 @@ def test_a_damaged_file_is_told_what_is_wrong_with_it(tmp_path: Path, data: byte
     with pytest.raises(ModelError, match=words.replace("(", r"\(")) as error:
         read(data, tmp_path)
     assert "model.gguf" in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("metadata", "task"),
+    [
+        ({"general.architecture": "llama"}, Task.GENERATE),
+        ({"general.architecture": "bert"}, Task.EMBED),
+        ({"general.architecture": "qwen3", "qwen3.pooling_type": 3}, Task.EMBED),
+        ({"general.architecture": "qwen3", "qwen3.pooling_type": 0}, Task.GENERATE),
+        ({"general.architecture": "bert", "bert.pooling_type": 4}, Task.CLASSIFY),
+    ],
+)
+def test_the_header_tells_what_a_model_does(metadata: dict[str, object], task: Task) -> None:
+    assert GgufFile(Path("m.gguf"), 1, metadata, {}, ()).task is task
 
 
 def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _print_stored(stored: Sequence[StoredModel], root: Path, json_output: bool) 
         talk().print(f"no models in {root}; `takeoff pull` fetches the default one", markup=False)
         return
     print_table(
-        ("name", "size", "architecture", "quantisation", "context", "parameters"),
+        ("name", "size", "architecture", "quantisation", "context", "parameters", "task"),
         [
             (
                 model.name,
@@ -51,6 +51,7 @@ def _print_stored(stored: Sequence[StoredModel], root: Path, json_output: bool) 
                 model.quantisation,
                 f"{model.context_length:,}",
                 _count(model.num_params),
+                model.task,
             )
             for model in stored
         ],
@@ -82,7 +83,7 @@ def _print_catalogue(store: Store, json_output: bool) -> None:
                 _size(model.file_bytes),
                 _size(model.memory_bytes),
                 "yes" if model.memory_bytes <= memory else "no",
-                f"≤ {model.decode_tokens_per_s(bandwidth):,.0f}",
+                f"≤ {model.decode_tokens_per_s(bandwidth):,.0f}" if model.task == "generate" else "-",
                 model.licence,
                 "yes" if model.name in here else "no",
             )
@@ -101,6 +102,8 @@ def _stored_facts(model: StoredModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "path": str(model.path),
+        "task": model.task,
+        "format": model.format,
         "source": model.source,
         "revision": model.revision,
         "sha256": model.sha256,
@@ -117,6 +120,7 @@ def _catalogue_facts(model: CatalogueModel, bandwidth: float, memory: int, in_st
     return {
         "name": model.name,
         "title": model.title,
+        "task": model.task,
         "source": str(model.source),
         "num_params": model.num_params,
         "quantisation": model.quantisation,
@@ -124,7 +128,9 @@ def _catalogue_facts(model: CatalogueModel, bandwidth: float, memory: int, in_st
         "context_length": model.context_length,
         "memory_bytes": model.memory_bytes,
         "fits": model.memory_bytes <= memory,
-        "max_tokens_per_s": round(model.decode_tokens_per_s(bandwidth), 1),
+        "max_tokens_per_s": round(model.decode_tokens_per_s(bandwidth), 1)
+        if model.task == "generate"
+        else None,
         "licence": model.licence,
         "in_store": in_store,
     }

