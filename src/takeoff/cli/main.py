@@ -12,6 +12,7 @@ import traceback
 import typer
 
 from takeoff.cli.bench import bench
+from takeoff.cli.config import config_app
 from takeoff.cli.models import models
 from takeoff.cli.pull import pull
 from takeoff.cli.serve import serve
@@ -31,6 +32,7 @@ app.command()(serve)
 app.command()(pull)
 app.command()(models)
 app.command()(bench)
+app.add_typer(config_app, name="config")
 
 
 @app.callback()
@@ -48,7 +50,7 @@ def main() -> None:
     except TakeoffError as exc:
         from takeoff.cli.console import print_error
 
-        if os.environ.get("TAKEOFF_LOG_LEVEL") == "debug":
+        if os.environ.get("TAKEOFF_LOG_LEVEL", "").lower() == "debug":
             traceback.print_exception(exc)
         print_error(exc)
         sys.exit(EXIT_ERROR)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from takeoff.settings import ENV_PREFIX, Settings
+from takeoff.settings.fields import Settings, flags
+from takeoff.settings.names import variable
+
+_WORDS: dict[Any, str] = {bool: "true or false", int: "number", float: "number", str: "text"}
 
 
 def takes_settings(command: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
@@ -25,8 +27,8 @@ def takes_settings(command: Callable[[dict[str, Any]], None]) -> Callable[..., N
         command({name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()})
 
     parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field))
-        for name, field in Settings.model_fields.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
+        for name in flags()
     ]
     with_options.__name__ = command.__name__
     with_options.__doc__ = command.__doc__
@@ -35,32 +37,38 @@ def takes_settings(command: Callable[[dict[str, Any]], None]) -> Callable[..., N
     return with_options
 
 
-def _option(name: str, field: FieldInfo) -> Any:
+def _option(name: str) -> Any:
     """The annotation that typer makes an option of."""
+    field = Settings.model_fields[name]
     flag = f"--{name.replace('_', '-')}"
-    help_text = f"{field.description} ({ENV_PREFIX}{name.upper()}{_default_text(field.default)})"
+    help_text = f"{field.description} ({variable(name)}{_default_text(field.default)})"
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
     if typing.get_origin(field.annotation) is tuple:
         return Annotated[list[str] | None, typer.Option(flag, help=f"{help_text}; may be repeated")]
     return Annotated[
-        str | None, typer.Option(flag, help=help_text, metavar="|".join(_values(field.annotation)).upper())
+        str | None, typer.Option(flag, help=help_text, metavar="|".join(values_of(field.annotation)).upper())
     ]
 
 
 def _default_text(default: Any) -> str:
-    if default in (None, PydanticUndefined, (), False):
+    if default in (None, PydanticUndefined, (), {}, False):
         return ""
     return f"; default {default}"
 
 
-def _values(annotation: Any) -> Iterable[str]:
-    """What may stand after the flag: type names, or the words of a Literal."""
+def values_of(annotation: Any) -> Iterable[str]:
+    """What may stand after the flag: kinds of value, or the words of a Literal."""
     origin = typing.get_origin(annotation)
+    parts = typing.get_args(annotation)
+    if origin is Annotated:
+        return values_of(parts[0])
     if origin is Literal:
-        return typing.get_args(annotation)
+        return parts
     if origin in (typing.Union, types.UnionType):
-        return [
-            text for part in typing.get_args(annotation) if part is not type(None) for text in _values(part)
-        ]
-    return [{int: "number", float: "number", str: "text"}.get(annotation, "path")]
+        return [text for part in parts if part is not type(None) for text in values_of(part)]
+    if origin is dict:
+        return ["name=path,..."]
+    if origin is tuple:
+        return [f"{text},..." for text in values_of(parts[0])]
+    return [_WORDS.get(annotation, "path")]

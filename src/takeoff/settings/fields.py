@@ -1,0 +1,319 @@
+"""Every option, once, with its bounds and its trade-off.
+
+The command line, the variables, the manifest's keys and the reference page are made from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from takeoff.settings.names import U64
+
+DEFAULT_PORT = 8000
+DEFAULT_GROUP = "primary"
+
+SECRETS = frozenset({"api_key", "access_token"})  # never shown, never dumped
+
+_LEVELS = {"warn": "warning", "trace": "debug", "critical": "error"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _no_control_characters(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
+def _as_names(value: Any) -> Any:
+    """A list, or the parts of a text between commas, as a tuple."""
+    if isinstance(value, str):
+        return tuple(part for part in map(str.strip, value.split(",")) if part)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_paths(value: Any) -> Any:
+    names = _as_names(value)
+    return tuple(map(_as_path, names)) if isinstance(names, tuple) else value
+
+
+def _as_adapters(value: Any) -> Any:
+    """`name=path,name=path`, or a list of such, as a mapping."""
+    parts = _as_names(value)
+    if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
+        return value
+    adapters: dict[str, str] = {}
+    for part in parts:
+        name, _, path = (text.strip() for text in part.partition("="))
+        if not name or not path:
+            raise ValueError(f"adapters are written name=path,name=path; {part!r} is not name=path")
+        if name in adapters:
+            raise ValueError(f"two adapters are called {name!r}")
+        adapters[name] = path
+    return adapters
+
+
+def _as_level(value: Any) -> Any:
+    return _LEVELS.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+
+def _group_or_default(value: Any) -> Any:
+    return DEFAULT_GROUP if value == "" else value  # what takeoff-client sends for no group
+
+
+def _context_or_default(value: Any) -> Any:
+    zero = value == "0" or (isinstance(value, int) and not isinstance(value, bool) and value == 0)
+    return None if zero else value
+
+
+def _off_as_none(value: Any) -> Any:
+    return None if value == "off" else value
+
+
+def _never(value: bool) -> bool:
+    if value:
+        raise ValueError("this server fetches no images; send them with the request (/image_generate)")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+DoorPort = Annotated[Port | None, BeforeValidator(_off_as_none)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
+FilePath = Annotated[Path, BeforeValidator(_as_path)]
+
+
+class ReaderSettings(BaseModel):
+    """Everything one reader can be told: a model, the group it serves, and how it runs."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, validate_default=False
+    )
+
+    model: Annotated[str, AfterValidator(_no_control_characters)] = Field(
+        "smollm2",
+        min_length=1,
+        max_length=4_096,
+        description="Catalogue name, hf:org/repo[:file], URL or path of a GGUF file",
+    )
+    consumer_group: Annotated[
+        str, BeforeValidator(_group_or_default), AfterValidator(_no_control_characters)
+    ] = Field(
+        DEFAULT_GROUP, min_length=1, max_length=128, description="Group of requests that the model serves"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the model runs; 'cuda' fails where there is no GPU, 'auto' does not"
+    )
+    loras: Annotated[dict[str, str], BeforeValidator(_as_adapters)] = Field(
+        {}, description="LoRA adapters to load with the model, as name=path,name=path"
+    )
+    access_token: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1_024,
+        repr=False,
+        exclude=True,
+        description="Token of the model hub, for models that ask for one",
+    )
+
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads that decode; default: the machine's physical cores"
+    )
+    threads_prefill: int | None = Field(
+        None, ge=1, le=1024, description="Threads that prefill; default: as many as decode"
+    )
+    max_slots: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Sequences decoded together; more: throughput and ITL up; default: 16 if they fit",
+    )
+    context: Annotated[int | None, BeforeValidator(_context_or_default)] = Field(
+        None,
+        ge=64,
+        le=10_000_000,
+        description="Tokens one sequence can hold, prompt and completion; default or 0: 4096 if they fit",
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, le=100_000, description="Memory the server may plan with; default: what is free"
+    )
+    batch: int = Field(2048, ge=32, le=65536, description="Most tokens of one call to the kernels")
+    ubatch: int = Field(
+        512, ge=32, le=65536, description="Most tokens computed at once inside a call; costs compute buffer"
+    )
+    gpu_layers: int | Literal["auto"] = Field(
+        "auto", description="Layers to put on the GPU, or 'auto': as many as fit"
+    )
+    flash_attention: Literal["auto", "on", "off"] = Field(
+        "auto", description="Fused attention kernel; 'auto' is on unless deterministic"
+    )
+    deterministic: bool = Field(
+        False, description="Same request, same bytes, whatever runs beside it; decodes slower"
+    )
+    prefix_cache_mb: int = Field(
+        512, ge=0, le=1_000_000, description="RAM for snapshots of prompt prefixes; 0 turns reuse off"
+    )
+    itl_slo_ms: float | None = Field(
+        None,
+        ge=1,
+        le=60_000,
+        description="Longest gap that a prefill may cause in a running stream; default: 3 decode steps",
+    )
+    batch_duration_millis: int = Field(
+        10, ge=0, le=60_000, description="Time an encoder waits for more texts to compute together"
+    )
+
+    chat_template: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Wrap `text` as a user's message; 'auto': if the model has a template, the text none",
+    )
+    constrained_decoding_backend: Literal["all", "lmfe", "outlines", "none"] = Field(
+        "all", description="'none' refuses regex_string and json_schema; the others all mean our own backend"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_as_level)] = Field(
+        "info", description="Least severe log line to write"
+    )
+
+    @model_validator(mode="after")
+    def _device_and_layers_agree(self) -> Self:
+        if self.device == "cpu" and self.gpu_layers not in ("auto", 0):
+            raise ValueError(f"device is cpu, but gpu_layers is {self.gpu_layers}")
+        return self
+
+
+class Settings(ReaderSettings):
+    """Everything `takeoff serve` can be told."""
+
+    manifest: FilePath | None = Field(
+        None, description="YAML file of settings and readers; default: /code/config.yaml if there is one"
+    )
+    home: FilePath = Field(Path("~/.cache/takeoff"), description="Folder of the model store")
+    repository_path: Folders = Field(
+        (), description="Folders, besides the store, whose models POST /reader may load"
+    )
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on; loopback unless told otherwise"
+    )
+    port: Port = Field(DEFAULT_PORT, description="Port of the front door; 0 takes a free one")
+    takeoff_port: DoorPort = Field(
+        3000, description="Port of the Takeoff API; 0 takes a free one, 'off' leaves the door out"
+    )
+    management_port: DoorPort = Field(
+        3001, description="Port of the management API; 0 takes a free one, 'off' leaves the door out"
+    )
+    openai_port: DoorPort = Field(
+        3003, description="Port of the OpenAI API alone; 0 takes a free one, 'off' leaves the door out"
+    )
+    api_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        repr=False,
+        exclude=True,
+        description="Key that every route asks for",
+    )
+    make_key: bool = Field(False, description="Make a key at each start and print it, if none is given")
+    insecure: bool = Field(False, description="Allow a non-loopback address without a key")
+    allowed_host: Names = Field((), description="Host names to answer to besides the loopback ones")
+
+    reserved_consumers: Names = Field(
+        (), description="Groups whose requests wait while no reader serves them; others get a 503"
+    )
+    stop_at_roles: bool = Field(
+        False, description="End a v1 completion at a token 'User' or 'Assistant', as the first Takeoff did"
+    )
+    enable_metrics: bool = Field(True, description="Answer /metrics")
+
+    max_queued_tokens: int = Field(
+        200_000, ge=1, le=1_000_000_000, description="Prompt tokens that may wait; beyond: 429"
+    )
+    max_requests: int = Field(
+        1_024, ge=1, le=65_536, description="Requests that may be open, waiting or running; beyond: 429"
+    )
+    max_user_batch_size: int = Field(
+        1_000, ge=1, le=1_000_000, description="Texts of one request's list; more are refused"
+    )
+    max_prompt_string_bytes: int = Field(
+        150_000, ge=1, le=1_073_741_824, description="UTF-8 bytes of one text; more are refused"
+    )
+    max_body_bytes: int = Field(2_097_152, ge=1_024, le=1_073_741_824, description="Largest request body")
+    max_header_bytes: int = Field(32_768, ge=1_024, le=1_048_576, description="Largest header block")
+    header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time to send the header block")
+    body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time to send the body")
+    max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections")
+    prepare_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="Time the preparer has for one prompt before it is restarted"
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0, le=3_600, description="Time that running streams have to finish at shutdown"
+    )
+
+    # Titan Takeoff's, kept because its management API shows them.
+    echo: bool = Field(False, description="Shown by the management API; has no effect")
+    heartbeat_check_interval: int = Field(
+        1, ge=0, le=U64, description="Shown by the management API; has no effect"
+    )
+    reader_message_timeout_ms: int = Field(
+        500, ge=0, le=U64, description="Shown by the management API; has no effect"
+    )
+    allow_remote_images: Annotated[bool, AfterValidator(_never)] = Field(
+        False, description="Only false: images come with the request and are never fetched"
+    )
+
+    readers: dict[str, ReaderSettings] = Field(
+        {}, description="Reader id: its settings, from the manifest; none: one reader of the settings above"
+    )
+    without_effect: tuple[str, ...] = Field(
+        (), description="Names that were given and mean nothing here, each once"
+    )
+
+    @property
+    def store(self) -> Path:
+        return self.home.expanduser()
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Fields that a manifest, a variable or a flag set, even to their default."""
+        return frozenset(self.model_fields_set)
+
+    @model_validator(mode="after")
+    def _doors_differ(self) -> Self:
+        """Two ports that were asked for; a default port that is taken is no error (the door is left out)."""
+        doors = [door for door in DOORS if door == "port" or door in self.named]
+        for one, other in itertools.combinations(doors, 2):
+            port = getattr(self, one)
+            if port == getattr(self, other) and port not in (0, None):
+                raise ValueError(f"{one} and {other} are both {port}")
+        return self
+
+
+DOORS = ("port", "takeoff_port", "management_port", "openai_port")
+IDENTITY = frozenset({"model", "consumer_group", "device"})  # what makes one reader another than the next
+RESULTS = frozenset({"readers", "without_effect"})  # come of a manifest as a whole
+SHOWN_ONLY = frozenset({"echo", "heartbeat_check_interval", "reader_message_timeout_ms"})
+
+
+def has_effect(field: str, value: Any) -> bool:
+    """Whether this value of a field changes anything here."""
+    if field == "constrained_decoding_backend":
+        return value not in ("lmfe", "outlines")
+    return field not in SHOWN_ONLY or str(value).lower() == str(Settings.model_fields[field].default).lower()
+
+
+def settable() -> list[str]:
+    """The fields that a variable can set."""
+    return [name for name in Settings.model_fields if name not in RESULTS]
+
+
+def flags() -> list[str]:
+    """The fields that a flag can set: those that change something."""
+    return [name for name in settable() if name not in SHOWN_ONLY | {"allow_remote_images"}]
