@@ -197,12 +197,15 @@ build_native() { # build_native FOLDER: the wheel and its record, complete or no
   rm -rf "$partial/tmp" "$1" && mv "$partial" "$1"
 }
 
+native_folder() { # where the build for these needs is or will be kept; the compiler must be there: its version counts
+  mkdir -p "$builds"
+  echo "$(cd "$builds" && pwd)/$(native_key)"
+}
+
 install_native() {
   local folder
-  ensure_compiler # before the key is taken: its version is part of it
-  mkdir -p "$builds"
-  builds=$(cd "$builds" && pwd)
-  folder=$builds/$(native_key)
+  ensure_compiler
+  folder=$(native_folder)
   lock 8 "$folder"
   ls "$folder"/*.whl >/dev/null 2>&1 || build_native "$folder"
   unlock 8 "$folder"
@@ -211,6 +214,53 @@ install_native() {
 }
 
 native_is_current() { [ "$(native_needs)" = "$(cat "$venv/.native" 2>/dev/null)" ] && [ -n "$(cpu_features folder)" ]; }
+
+# --- Other people's clients that the tests run, each in an environment of its own ---
+
+client_names() { # one for each folder of tests/clients with a lock
+  local locked
+  for locked in "$here"/tests/clients/*/requirements.lock; do basename "${locked%/*}"; done
+}
+
+client_python() { # old packages have no wheels for a new Python: the oldest that serves comes first
+  local name
+  for name in python3.11 python3.12; do
+    if python_runs "$name"; then echo "$name"; return; fi
+  done
+  find_python
+}
+
+client_folder() { # client_folder NAME PYTHON: another lock or another Python, another folder
+  local key
+  key=$({ cat "$here/tests/clients/$1/requirements.lock"; python_version "$2"; } | digest)
+  mkdir -p "$builds/clients"
+  echo "$(cd "$builds/clients" && pwd)/$1-$key"
+}
+
+make_client() { # make_client NAME: its environment, made if it is not there; prints the folder
+  local python locked=$here/tests/clients/$1/requirements.lock
+  [ -f "$locked" ] || die "no client is called $1; there are: $(client_names | tr '\n' ' ')"
+  python=$(client_python)
+  [ -n "$python" ] || die "the clients that the tests run need a Python 3.11 to 3.14"
+  local PYTHON=$python venv # what make_venv and pip work with
+  venv=$(client_folder "$1" "$python")
+  lock 7 "$venv"
+  if [ ! -e "$venv/.complete" ]; then
+    say "installing $(grep -c '==' "$locked") locked packages for the tests of $1"
+    make_venv
+    pip install -qq --require-hashes --no-deps --only-binary :all: --no-compile -r "$locked" ||
+      die "the client $1 could not be installed with $("$python" --version)"
+    touch "$venv/.complete"
+  fi
+  unlock 7 "$venv"
+  echo "$venv"
+}
+
+ensure_clients() { # one that can't be had is named here, and again by the tests that need it
+  local name
+  for name in $(client_names); do make_client "$name" >/dev/null & done
+  wait
+}
 
 # --- Locks: two set-ups at once wait for each other ---
 
@@ -289,10 +339,11 @@ set_up() { # set_up serve|dev
   trap - EXIT
 }
 
-test_parts=(ensure_browser) # what the tests need beside Python; each is made while .venv is
+test_parts=(ensure_browser ensure_clients) # what the tests need beside Python; each is made while .venv is
 
 set_up_tests() {
   local part running=()
+  ensure_python # before the parts: two of them need it
   for part in "${test_parts[@]}"; do
     "$part" &
     running+=($!)
@@ -309,6 +360,7 @@ main() {
     set-up) set_up serve ;;
     serve) set_up serve; exec "$venv/bin/takeoff" serve "$@" ;;
     set-up-tests) set_up_tests ;;
+    client) make_client "$@" ;;
     test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
     check)
       set_up dev

@@ -70,6 +70,13 @@ def test_a_build_without_ggml_native_needs_the_generic_features_and_those_it_nam
     assert with_avx512 == {"avx", "avx2", "fma", "avx512f", "avx512_vnni"}
 
 
+def test_a_build_with_the_kernels_of_all_processors_needs_none_of_their_features() -> None:
+    present = frozenset(["avx2", "avx512f"])
+    options = "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
+    assert cpu_features.build_features(options, present) == frozenset()
+    assert cpu_features.build_features(options.replace("VARIANTS=ON", "VARIANTS=OFF"), present) == {"avx2"}
+
+
 def test_the_check_does_not_import_what_it_checks() -> None:
     code = (
         "import sys; from takeoff.models.cpu_features import check_build_cpu, find_build; check_build_cpu();"

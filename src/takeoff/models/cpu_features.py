@@ -61,8 +61,11 @@ def build_features(cmake_args: str, present: frozenset[str]) -> frozenset[str]:
     """What a build made here uses: all that is present, or llama.cpp's generic set without GGML_NATIVE.
 
     An option of CMAKE_ARGS that names a family (GGML_AVX512_VNNI, GGML_AMX_TILE) brings that family back.
+    With GGML_CPU_ALL_VARIANTS the build has kernels for every processor and chooses at run time.
     """
     options = cmake_args.upper()
+    if any(f"GGML_CPU_ALL_VARIANTS={on}" in options for on in ("ON", "1", "TRUE", "YES")):
+        return frozenset()
     if not any(f"GGML_NATIVE={off}" in options for off in ("OFF", "0", "FALSE", "NO")):
         return present
     families = [family for family in ("AVX512", "AVX_VNNI", "AMX") if family in options]
