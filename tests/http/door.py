@@ -1,4 +1,4 @@
-"""The front door over a scripted service: bytes in, bytes out, no model and no process."""
+"""The doors over a scripted service: bytes in, bytes out, no model and no process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message
 
 from takeoff.errors import EngineFailed, NotFound, TakeoffError
-from takeoff.http.app import make_app
-from takeoff.http.server import DoorServer
+from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
+from takeoff.http.server import DoorServer, listen
 from takeoff.observe.metrics import Metrics
-from takeoff.request import FinishReason, Request, TokenEvent
-from takeoff.settings import Settings
+from takeoff.request import EncodeRequest, Encoding, FinishReason, Request, Task, Text, TokenEvent
+from takeoff.settings import ReaderSettings, Settings
 
 LIMIT_S = 30.0  # against hanging only
 HOST = (b"host", b"localhost:8000")
+PORTS = {"port": 8000, "takeoff_port": 3000, "management_port": 3001, "openai_port": 3003}
+MAKERS = {
+    "front": make_app,
+    "takeoff": make_takeoff_app,
+    "management": make_management_app,
+    "openai": make_openai_app,
+}
 Script = Sequence[str | BaseException]
 Result = TypeVar("Result")
 
@@ -77,11 +84,48 @@ class FakeGeneration:
         return TokenEvent(request_id=0, token_ids=(1,), text=piece, finish_reason=self.finish_reason)
 
 
+@dataclass
+class FakeReader:
+    """What the doors see of a reader."""
+
+    reader_id: str
+    settings: ReaderSettings = field(default_factory=ReaderSettings)
+    state: str = "live"
+    error: str | None = None
+    progress: float = 0.0
+    pids: list[int] = field(default_factory=lambda: [11, 12])
+    task: str = "generate"
+
+    @property
+    def group(self) -> str:
+        return self.settings.consumer_group
+
+    @property
+    def model_name(self) -> str:
+        return self.settings.model
+
+
+@dataclass
+class FakeTokens:
+    token_ids: list[int]
+    tokens: list[str]
+
+
+def vector_of(text: Text) -> list[float]:
+    """Three numbers that tell the text."""
+    parts = (text,) if isinstance(text, str) else text
+    return [float(len(parts)), float(sum(map(len, parts))), 0.1]
+
+
 class FakeService:
-    """Takes every request of its one group and remembers it; `refusal`, when set, is raised instead."""
+    """Takes every request that some reader is for, and remembers it; `refusal`, when set, is raised instead.
+
+    A token is a word; its id is its length.
+    """
 
     status = "live"
     is_ready = True
+    last_heartbeat_at = 0.0
 
     def __init__(self, script: Script | Callable[[Request], Script] = ("Hello", " wörld", "!")) -> None:
         self.metrics = Metrics()
@@ -91,6 +135,10 @@ class FakeService:
         self.is_asked = asyncio.Event()
         self.generations: list[FakeGeneration] = []
         self.taken = asyncio.Event()  # a request is here
+        self.fleet = [FakeReader("smollm2")]
+        self.encodings: list[EncodeRequest] = []
+        self.calls: list[tuple[Any, ...]] = []  # of the other questions
+        self.states: dict[str, bool] = {}  # what waiting for a state comes to
         self._script = script
 
     @property
@@ -98,22 +146,93 @@ class FakeService:
         return [generation.request for generation in self.generations]
 
     def models(self) -> list[str]:
-        return ["smollm2"]
+        return [reader.model_name for reader in self.fleet]
+
+    def readers(self) -> list[FakeReader]:
+        return self.fleet
+
+    def model_config(self, reader_id: str) -> dict[str, Any]:
+        return {"model_type": "llama", "name": self._reader(reader_id).model_name}
+
+    def add_reader(self, settings: ReaderSettings) -> FakeReader:
+        if self.refusal is not None:
+            raise self.refusal
+        reader = FakeReader(f"{settings.model}-2", settings, "loading")
+        self.fleet.append(reader)
+        return reader
+
+    async def remove_reader(self, reader_id: str) -> None:
+        reader = self._reader(reader_id)
+        reader.state = "draining"
+        if self.gate is not None:
+            await self.gate.wait()
+        self.fleet.remove(reader)
+
+    async def wait_state(self, state: str, timeout_s: float) -> bool:
+        self.calls.append(("wait_state", state, timeout_s))
+        await asyncio.sleep(0)
+        return self.states.get(state, False)
+
+    async def encode(self, request: EncodeRequest) -> Encoding:
+        await self._enter()
+        self._check_group(request.group)
+        self.encodings.append(request)
+        self.taken.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        labels = ("good", "bad", "odd") if request.task is Task.CLASSIFY else ()
+        vectors = [vector_of(text) for text in request.texts]
+        return Encoding(vectors=vectors, num_tokens=7 * len(vectors), labels=labels)
+
+    async def tokenize(
+        self, reader_id: str, text: str, *, use_chat_template: bool | None, skip_special_tokens: bool
+    ) -> FakeTokens:
+        await self._enter()
+        self.calls.append(("tokenize", reader_id, text, use_chat_template, skip_special_tokens))
+        words = text.split()
+        return FakeTokens(list(map(len, words)), words)
+
+    async def detokenize(
+        self, reader_id: str, tokens: list[int] | list[str], *, skip_special_tokens: bool
+    ) -> str:
+        await self._enter()
+        self.calls.append(("detokenize", reader_id, tokens, skip_special_tokens))
+        return " ".join(map(str, tokens))
+
+    async def render_chat(
+        self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool
+    ) -> list[str]:
+        await self._enter()
+        self.calls.append(("render_chat", reader_id, conversations, add_generation_prompt))
+        return ["|".join(f"{role}:{content}" for role, content in each) for each in conversations]
 
     async def generate(self, request: Request) -> FakeGeneration:
+        await self._enter()
+        self._check_group(request.group)
+        script = self._script(request) if callable(self._script) else self._script
+        generation = FakeGeneration(request, script, self.gate)
+        self.generations.append(generation)
+        self.taken.set()
+        return generation
+
+    async def _enter(self) -> None:
         self.is_asked.set()
         if self.preparing is not None:
             await self.preparing.wait()
         await asyncio.sleep(0)
         if self.refusal is not None:
             raise self.refusal
-        if request.group != "primary":
-            raise NotFound(f"there is no group {request.group!r}, only primary", param="group")
-        script = self._script(request) if callable(self._script) else self._script
-        generation = FakeGeneration(request, script, self.gate)
-        self.generations.append(generation)
-        self.taken.set()
-        return generation
+
+    def _check_group(self, name: str) -> None:
+        names = [name for each in self.fleet for name in (each.group, each.reader_id, each.model_name)]
+        if name not in names:
+            raise NotFound(f"there is no group {name!r}, only primary", param="group")
+
+    def _reader(self, reader_id: str) -> FakeReader:
+        for reader in self.fleet:
+            if reader.reader_id == reader_id:
+                return reader
+        raise NotFound(f"there is no reader {reader_id!r}", param="reader_id")
 
 
 def broken_script() -> Script:
@@ -144,6 +263,11 @@ class Answer:
         else:
             self.body += message.get("body", b"")
             self.is_whole = not message.get("more_body", False)
+
+    @property
+    def detail(self) -> str:
+        """What a Takeoff client is told, as text."""
+        return str(self.json["detail"])
 
     def events(self) -> list[Any]:
         """The events of an OpenAI stream, [DONE] as the word."""
@@ -189,8 +313,9 @@ class Connection:
         return self.answer
 
 
-def make_scope(method: str, path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> dict[str, Any]:
+def make_scope(method: str, target: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> dict[str, Any]:
     given = list(headers)
+    path, _, query = target.partition("?")
     if not any(name == b"host" for name, _ in given):
         given.append(HOST)
     return {
@@ -200,7 +325,7 @@ def make_scope(method: str, path: str, headers: Iterable[tuple[bytes, bytes]] = 
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": given,
         "client": ("127.0.0.1", 50_000),
@@ -224,13 +349,18 @@ def ask(
     return asyncio.run(connection.run(app, make_scope(method, path, headers)))
 
 
-def make_door(service: FakeService | None = None, **settings: Any) -> FastAPI:
-    return make_app(service or FakeService(), Settings(**settings))
+def make_door(service: FakeService | None = None, door: str = "front", **settings: Any) -> FastAPI:
+    return MAKERS[door](service or FakeService(), Settings(**settings), ports=PORTS)
 
 
 def post(service: FakeService, path: str, **body: Any) -> Answer:
-    """One JSON body to a door over `service`."""
+    """One JSON body to the front door over `service`."""
     return ask(make_door(service), "POST", path, body)
+
+
+def post_takeoff(service: FakeService, path: str, **body: Any) -> Answer:
+    """One JSON body to the door of the later Takeoff API over `service`."""
+    return ask(make_door(service, "takeoff"), "POST", path, body)
 
 
 def every_error() -> list[type[TakeoffError]]:
@@ -288,10 +418,10 @@ class OpenDoor:
     """The real server on a free port, and its clients."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._door = DoorServer(app, settings)
+        self._door = DoorServer(app, settings, listen(settings.host, settings.port))
         self._clients: list[Client] = []
         self.host = settings.host
-        self.port = self._door.bind()
+        self.port = self._door.port
         self.serving = asyncio.create_task(self._door.serve())
         self.stop = self._door.stop
         self.cut = self._door.cut

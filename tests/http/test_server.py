@@ -16,7 +16,6 @@ from tests.http.door import (
     OK,
     FakeService,
     broken_script,
-    make_door,
     open_door,
     request_bytes,
     run,
@@ -24,8 +23,7 @@ from tests.http.door import (
 
 from takeoff.errors import StartError
 from takeoff.http import server
-from takeoff.http.server import DoorServer
-from takeoff.settings import Settings
+from takeoff.http.server import listen
 
 HELLO_CHUNKS = "\r\n5\r\nHello\r\n7\r\n wörld\r\n1\r\n!\r\n0\r\n\r\n".encode()
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
@@ -427,10 +425,10 @@ def test_a_port_in_use_and_a_host_that_is_none_are_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=f"can't listen on 127.0.0.1 port {port}: Address already"):
-            DoorServer(make_door(), Settings(port=port)).bind()
+            listen("127.0.0.1", port)
     for host in ("256.0.0.1", "203.0.113.7", "x" * 70, "a..b", "no such host"):
         with pytest.raises(StartError, match="can't listen on") as refused:
-            DoorServer(make_door(), Settings(host=host, port=0)).bind()
+            listen(host, 0)
         assert refused.value.hint is not None
 
 

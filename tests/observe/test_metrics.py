@@ -27,13 +27,13 @@ def test_every_end_is_shown_from_the_start() -> None:
 
 def test_the_engines_sums_go_on_growing_over_a_restart() -> None:
     metrics = Metrics()
-    metrics.observe_heartbeat(beat(decode_calls=10, decode_seconds=0.5, cache_hits=4, cache_bytes=99))
-    metrics.observe_heartbeat(beat(decode_calls=15, decode_seconds=0.75, cache_hits=4, cache_bytes=50))
+    metrics.observe_heartbeat("r1", beat(decode_calls=10, decode_seconds=0.5, cache_hits=4, cache_bytes=99))
+    metrics.observe_heartbeat("r1", beat(decode_calls=15, decode_seconds=0.75, cache_hits=4, cache_bytes=50))
     assert value(metrics, "takeoff_step_calls_total", kind="decode") == 15.0
     assert (value(metrics, "takeoff_requests_running"), value(metrics, "takeoff_requests_waiting")) == (3, 2)
-    metrics.engine_died()
+    metrics.engine_died("r1")
     assert value(metrics, "takeoff_requests_running") == 0.0
-    metrics.observe_heartbeat(beat(decode_calls=2, decode_seconds=0.25))
+    metrics.observe_heartbeat("r1", beat(decode_calls=2, decode_seconds=0.25))
     assert value(metrics, "takeoff_step_calls_total", kind="decode") == 17.0
     assert value(metrics, "takeoff_step_seconds_total", kind="decode") == 1.0
     assert value(metrics, "takeoff_prefix_cache_hits_total") == 4.0

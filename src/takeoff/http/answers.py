@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -14,9 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from takeoff.errors import TakeoffError
-from takeoff.http.ports import Generation
+from takeoff.http.ports import Generation, Service
+from takeoff.http.traffic import route_template
+from takeoff.request import Request, TokenEvent
 
 Result = TypeVar("Result")
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class ClientLeft(Exception):
@@ -37,35 +40,115 @@ class BrokenOff(Exception):
 class GenerationResponse(StreamingResponse):
     """Streams generations and ends them, however the connection ends."""
 
-    def __init__(self, generations: list[Generation], body: AsyncIterator[bytes], media_type: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        generations: list[Generation],
+        body: AsyncGenerator[bytes, None],
+        media_type: str,
+    ) -> None:
         super().__init__(body, media_type=media_type, headers={"cache-control": "no-store"})
+        self._metrics = service.metrics
         self._generations = generations
+        self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with ExitStack() as stack:
+                for generation in self._generations:
+                    stack.enter_context(generation)
+                async with contextlib.aclosing(self._body):
+                    with contextlib.suppress(ClientDisconnect):  # a client may leave
+                        await super().__call__(scope, receive, send)
+        finally:
+            self._metrics.observe_tokens(route_template(scope), _num_tokens(self._generations))
+
+
+async def submit_all(service: Service, requests: list[Request]) -> list[Generation]:
+    """Submit all; if one is refused, those before it are cancelled."""
+    with ExitStack() as stack:
+        generations = [stack.enter_context(await service.generate(request)) for request in requests]
+        for group in {request.group for request in requests}:  # one, unless there is nothing to do
+            service.metrics.observe_batch(group, len(requests))
+        stack.pop_all()
+        return generations
+
+
+async def complete_all(
+    http_request: HttpRequest, service: Service, requests: list[Request]
+) -> list[tuple[Generation, str]]:
+    """All completions at once, with their texts; if one fails or the client leaves, all are cancelled."""
+
+    async def complete() -> list[tuple[Generation, str]]:
         with ExitStack() as stack:
-            for generation in self._generations:
+            generations = await submit_all(service, requests)
+            for generation in generations:
                 stack.enter_context(generation)
-            with contextlib.suppress(ClientDisconnect):  # a client may leave
-                await super().__call__(scope, receive, send)
+            try:
+                texts = await asyncio.gather(*map(_whole_text, generations))
+            finally:
+                service.metrics.observe_tokens(route_template(http_request.scope), _num_tokens(generations))
+            return list(zip(generations, texts, strict=True))
+
+    return await unless_client_leaves(http_request, complete)
 
 
-async def whole_text(generation: Generation) -> str:
-    """The text of a generation to its end."""
-    return "".join([event.text async for event in generation])
-
-
-async def raw_text(generation: Generation) -> AsyncIterator[bytes]:
+async def raw_text(generation: Generation) -> AsyncGenerator[bytes, None]:
     """The text as UTF-8 as it comes.
 
     Raises:
         BrokenOff: it failed; the client must not take what it has for the whole.
     """
-    try:
+    with breaking_off():
         async for event in generation:
             if event.text:
                 yield event.text.encode()
+
+
+@contextlib.contextmanager
+def breaking_off() -> Iterator[None]:
+    """Inside a started response, whose status can't tell any more that the generation failed.
+
+    Raises:
+        BrokenOff: it did.
+    """
+    try:
+        yield
     except TakeoffError as exc:
         raise BrokenOff(exc.message) from exc
+
+
+async def merge(generations: list[Generation]) -> AsyncGenerator[tuple[int, TokenEvent], None]:
+    """The events of all generations in the order in which they come, each with its generation's index.
+
+    Raises what the first that fails raises.
+    """
+    if len(generations) == 1:
+        async for event in generations[0]:
+            yield 0, event
+        return
+    ready: asyncio.Queue[tuple[int, asyncio.Future[TokenEvent]]] = asyncio.Queue()
+    asked: set[asyncio.Future[TokenEvent]] = set()
+
+    def ask(index: int) -> None:
+        news = asyncio.ensure_future(anext(generations[index]))
+        asked.add(news)
+        news.add_done_callback(lambda news: ready.put_nowait((index, news)))
+
+    for index in range(len(generations)):
+        ask(index)
+    try:
+        while asked:
+            index, news = await ready.get()
+            asked.remove(news)
+            event = news.result()
+            yield index, event
+            if event.finish_reason is None:
+                ask(index)
+    finally:
+        for news in asked:
+            news.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)  # several may have failed at once
 
 
 async def unless_client_leaves(request: HttpRequest, work: Callable[[], Awaitable[Result]]) -> Result:
@@ -90,3 +173,11 @@ async def unless_client_leaves(request: HttpRequest, work: Callable[[], Awaitabl
 async def _disconnected(request: HttpRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _whole_text(generation: Generation) -> str:
+    return "".join([event.text async for event in generation])
+
+
+def _num_tokens(generations: list[Generation]) -> int:
+    return sum(generation.completion_tokens for generation in generations)

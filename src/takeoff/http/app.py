@@ -1,54 +1,122 @@
-"""The front door: Takeoff v1, the OpenAI API, health and metrics over one service."""
+"""The doors: each an app of its own over the one service, behind the same guard and limits."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from takeoff.errors import MethodNotAllowed, NotFound, TakeoffError
+from takeoff.errors import InvalidRequest, MethodNotAllowed, NotFound, TakeoffError
 from takeoff.http.answers import ClientLeft, NoAnswer
+from takeoff.http.encoders import encoder_router
 from takeoff.http.guard import Guard
 from takeoff.http.limits import BodyLimits
+from takeoff.http.management import management_router
 from takeoff.http.openai import openai_router
+from takeoff.http.openai_embeddings import embeddings_router
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
 from takeoff.http.refusals import error_response, validation_response
+from takeoff.http.state import health_router, metrics_router
+from takeoff.http.status import takeoff_status
+from takeoff.http.takeoff_pro import generate_router
 from takeoff.http.takeoff_v1 import v1_router
+from takeoff.http.texts import in_wire_names
+from takeoff.http.tokens import token_router
+from takeoff.http.traffic import Traffic
 from takeoff.settings import Settings
 
+NO_PORTS: Mapping[str, int] = MappingProxyType({})
 
-def make_app(service: Service, settings: Settings) -> FastAPI:
-    """All routes of the front door. Limits are inside the guard: strangers can't make us read."""
+
+def make_app(
+    service: Service,
+    settings: Settings,
+    *,
+    ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
+) -> FastAPI:
+    """The front door: Takeoff v1, the OpenAI API, pages, health and metrics."""
+    routers = [
+        v1_router(service, stop_at_roles=settings.stop_at_roles),
+        openai_router(service),
+        embeddings_router(service, settings),
+        page_router("front"),
+        *_state_routers(service, settings),
+    ]
+    return _make_door("Takeoff", service, settings, routers)
+
+
+def make_takeoff_app(service: Service, settings: Settings, *, ports: Mapping[str, int] = NO_PORTS) -> FastAPI:
+    """The later Takeoff API, with the pages. `ports` are the open doors', by the name of their setting."""
+    state = APIRouter(tags=["State"])
+
+    @state.get("/status")
+    async def status() -> Response:
+        """The readers by state; answered from the first connection on."""
+        return JSONResponse(takeoff_status(service, ports))
+
+    routers = [
+        generate_router(service, settings),
+        encoder_router(service, settings),
+        token_router(service, settings),
+        state,
+        health_router(service),
+        page_router("takeoff"),
+    ]
+    app = _make_door("Takeoff API", service, settings, routers)
+
+    @app.exception_handler(InvalidRequest)
+    @app.exception_handler(NotFound)  # a path that isn't there is no exception: this is a group or a reader
+    async def refused(request: HttpRequest, exc: TakeoffError) -> Response:
+        return error_response(request.url.path, in_wire_names(exc))
+
+    return app
+
+
+def make_management_app(
+    service: Service, settings: Settings, *, ports: Mapping[str, int] = NO_PORTS
+) -> FastAPI:
+    """Readers, groups, status, metrics."""
+    routers = [management_router(service, settings, ports), *_state_routers(service, settings)]
+    return _make_door("Takeoff management", service, settings, routers)
+
+
+def make_openai_app(
+    service: Service,
+    settings: Settings,
+    *,
+    ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
+) -> FastAPI:
+    """The OpenAI API of the front door, alone."""
+    routers = [openai_router(service), embeddings_router(service, settings), health_router(service)]
+    return _make_door("Takeoff OpenAI API", service, settings, routers)
+
+
+def _state_routers(service: Service, settings: Settings) -> list[APIRouter]:
+    return [health_router(service), *([metrics_router(service)] if settings.enable_metrics else [])]
+
+
+def _make_door(title: str, service: Service, settings: Settings, routers: Sequence[APIRouter]) -> FastAPI:
+    """What all doors share. Limits are inside the guard: strangers can't make us read."""
     app = FastAPI(
-        title="Takeoff",
+        title=title,
         summary="A private LLM server",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(v1_router(service, stop_at_roles=settings.stop_at_roles))
-    app.include_router(openai_router(service))
-    app.include_router(page_router())
-    _add_state_routes(app, service)
+    for router in routers:
+        app.include_router(router)
     _add_error_handlers(app)
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Traffic, service=service)
     return app
-
-
-def _add_state_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["State"])
-    async def healthz() -> Response:
-        """200 when requests are served, else 503 with the reason."""
-        return JSONResponse({"status": service.status}, 200 if service.is_ready else 503)
-
-    @app.get("/metrics", tags=["State"])
-    async def metrics() -> Response:
-        """Prometheus' text format."""
-        return Response(service.metrics.render(), media_type=service.metrics.content_type)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 from starlette.requests import Request as HttpRequest
 
 Body = TypeVar("Body", bound=BaseModel)
+
+# Of a million wrong elements one is told: all would be a hundred megabytes of answer.
+Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
+
+
+async def parse_json(request: HttpRequest) -> Any:
+    """The JSON body.
+
+    Raises:
+        RequestValidationError: not JSON, or NaN or an infinity in it.
+    """
+    raw = await request.body()
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise _error(("body",), f"the body is not valid JSON: {exc}", "json_invalid") from exc
 
 
 async def parse_body(request: HttpRequest, model: type[Body]) -> Body:
@@ -19,11 +35,7 @@ async def parse_body(request: HttpRequest, model: type[Body]) -> Body:
         RequestValidationError: not JSON, NaN or an infinity in it, or not of the model's shape; `loc`
             names the field.
     """
-    raw = await request.body()
-    try:
-        data = json.loads(raw, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:
-        raise _error(("body",), f"the body is not valid JSON: {exc}", "json_invalid") from exc
+    data = await parse_json(request)
     try:
         return model.model_validate(data)
     except ValidationError as exc:
@@ -41,8 +53,20 @@ def field_error(field: str, message: str, kind: str = "value_error") -> RequestV
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     """What `openapi_extra` needs to describe a body that a handler parses itself."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    schema = model.model_json_schema()
+    whole = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole}}}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """`schema` with each reference to a definition replaced by it: it has no place of its own."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in schema.items()}
 
 
 def _error(loc: tuple[str, ...], message: str, kind: str) -> RequestValidationError:

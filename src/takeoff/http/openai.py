@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import reprlib
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -19,16 +18,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest, TakeoffError
-from takeoff.http.answers import GenerationResponse, unless_client_leaves, whole_text
-from takeoff.http.bodies import body_schema, parse_body
+from takeoff.http.answers import EVENT_STREAM, GenerationResponse, complete_all, merge, submit_all
+from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.ports import Generation, Service
 from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
 from takeoff.request import MAX_LOGIT_BIASES, FinishReason, Request, SamplingParams
+from takeoff.settings.fields import DEFAULT_GROUP
 
 MAX_PROMPTS = 128
 MAX_N = 16
 MAX_NAME_CHARACTERS = 64  # of an unknown field that are looked at
+MAX_MODEL_CHARACTERS = 1_024
 DEFAULT_MAX_TOKENS = 16
 
 # Fields of the real API that we don't serve: only a value that changes nothing is taken.
@@ -39,8 +40,6 @@ _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
 }
 
-# Of a million wrong elements one is told: all would be a hundred megabytes of answer.
-Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
 TokenIds = Annotated[list[StrictInt], Field(fail_fast=True)]
 TokenIdLists = Annotated[list[TokenIds], Field(fail_fast=True)]
 
@@ -63,7 +62,7 @@ class CompletionBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: StrictStr | None = None
+    model: StrictStr | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     prompt: StrictStr | TokenIds | Texts | TokenIdLists
     max_tokens: int | None = Field(DEFAULT_MAX_TOKENS, ge=1, le=10_000_000)
     temperature: float | None = Field(1.0, ge=0, le=100)
@@ -83,12 +82,8 @@ class CompletionBody(BaseModel):
     min_tokens: int | None = Field(0, ge=0, le=10_000_000)
     ignore_eos: bool | None = False
 
-    def requests(self, served: list[str]) -> list[Request]:
-        """One request for each prompt and choice, the choices of a prompt together.
-
-        `model` names one of the `served` models, or a consumer group.
-        """
-        group = self.model if self.model not in (None, *served) else "primary"
+    def requests(self) -> list[Request]:
+        """One request for each prompt and choice, the choices of a prompt together."""
         sampling = self._sampling()
         requests = []
         for prompt in self._prompts():
@@ -98,7 +93,7 @@ class CompletionBody(BaseModel):
                     Request(
                         prompt=prompt if isinstance(prompt, str) else tuple(prompt),
                         sampling=replace(sampling, seed=seed),
-                        group=group or "primary",
+                        group=self.model or DEFAULT_GROUP,
                         chat_template=False,
                     )
                 )
@@ -155,17 +150,17 @@ def openai_router(service: Service) -> APIRouter:
     async def create_completion(http_request: HttpRequest) -> Response:
         """Complete one prompt or several."""
         body = await parse_body(http_request, CompletionBody)
-        _refuse_unknown(body)
-        requests = body.requests(service.models())
-        answer = _Answer(body.model or service.models()[0])
+        if body.stream_options is not None and not body.stream:
+            raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
+        refuse_unknown(body, _HARMLESS_VALUES)
+        requests = body.requests()
+        answer = _Answer(model_told(body.model, service))
         if body.stream:
-            generations = await _submit_all(service, requests)
+            generations = await submit_all(service, requests)
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return GenerationResponse(
-                generations, answer.stream(generations, with_usage), "text/event-stream; charset=utf-8"
-            )
-        whole = await unless_client_leaves(http_request, lambda: answer.whole(service, requests))
-        return JSONResponse(whole)
+            stream = answer.stream(generations, with_usage)
+            return GenerationResponse(service, generations, stream, EVENT_STREAM)
+        return JSONResponse(answer.whole(await complete_all(http_request, service, requests)))
 
     return router
 
@@ -181,61 +176,28 @@ class _Answer:
             "model": model,
         }
 
-    async def whole(self, service: Service, requests: list[Request]) -> dict[str, Any]:
-        with ExitStack() as stack:
-            generations = [stack.enter_context(await service.generate(request)) for request in requests]
-            texts = await asyncio.gather(*map(whole_text, generations))
-            choices = [
-                _choice(index, text, generation.finish_reason)
-                for index, (text, generation) in enumerate(zip(texts, generations, strict=True))
-            ]
-            return {**self._head, "choices": choices, "usage": _usage(generations)}
+    def whole(self, completed: list[tuple[Generation, str]]) -> dict[str, Any]:
+        choices = [
+            _choice(index, text, generation.finish_reason)
+            for index, (generation, text) in enumerate(completed)
+        ]
+        usage = _usage([generation for generation, _ in completed])
+        return {**self._head, "choices": choices, "usage": usage}
 
-    async def stream(self, generations: list[Generation], with_usage: bool) -> AsyncIterator[bytes]:
+    async def stream(self, generations: list[Generation], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """Chunks of all generations as they come; an error travels as a chunk of its own."""
         try:
-            async for index, text, reason in _merge(generations):
-                yield sse_event(
-                    msgspec.json.encode({**self._head, "choices": [_choice(index, text, reason)]})
-                )
+            async with aclosing(merge(generations)) as events:
+                async for index, event in events:
+                    if event.text or event.finish_reason:
+                        choice = _choice(index, event.text, event.finish_reason)
+                        yield sse_event(msgspec.json.encode({**self._head, "choices": [choice]}))
         except TakeoffError as exc:
             yield sse_event(msgspec.json.encode(error_body(exc)))
             return
         if with_usage:
             yield sse_event(msgspec.json.encode({**self._head, "choices": [], "usage": _usage(generations)}))
         yield DONE
-
-
-async def _submit_all(service: Service, requests: list[Request]) -> list[Generation]:
-    """Submit all; if one is refused, those before it are cancelled."""
-    with ExitStack() as stack:
-        generations = [stack.enter_context(await service.generate(request)) for request in requests]
-        stack.pop_all()
-        return generations
-
-
-async def _merge(generations: list[Generation]) -> AsyncIterator[tuple[int, str, FinishReason | None]]:
-    """(choice, text, finish reason) of all generations, in order of arrival."""
-    if len(generations) == 1:
-        async for event in generations[0]:
-            if event.text or event.finish_reason:
-                yield 0, event.text, event.finish_reason
-        return
-    pending = {asyncio.ensure_future(anext(gen)): index for index, gen in enumerate(generations)}
-    try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index = pending.pop(task)
-                event = task.result()
-                if event.text or event.finish_reason:
-                    yield index, event.text, event.finish_reason
-                if event.finish_reason is None:
-                    pending[asyncio.ensure_future(anext(generations[index]))] = index
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)  # several may have failed at once
 
 
 def _choice(index: int, text: str, reason: FinishReason | None) -> dict[str, Any]:
@@ -254,15 +216,18 @@ def _usage(generations: list[Generation]) -> dict[str, Any]:
     }
 
 
-def _refuse_unknown(body: CompletionBody) -> None:
+def model_told(model: str | None, service: Service) -> str:
+    """The name that an answer gives for the `model` that was asked for."""
+    return model or next(iter(service.models()), DEFAULT_GROUP)
+
+
+def refuse_unknown(body: BaseModel, harmless_values: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise InvalidRequest for a field that we neither honour nor know to be harmless."""
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
-    known = [*CompletionBody.model_fields, *_HARMLESS_VALUES]
+    known = [*type(body).model_fields, *harmless_values]
     for name, value in (body.model_extra or {}).items():
-        if name not in _HARMLESS_VALUES:
+        if name not in harmless_values:
             name = name[:MAX_NAME_CHARACTERS]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise InvalidRequest(f"unknown field {name!r}; did you mean {near!r}?", param=name)
-        if not any(value is harmless or value == harmless for harmless in _HARMLESS_VALUES[name]):
+        if not any(value is harmless or value == harmless for harmless in harmless_values[name]):
             raise InvalidRequest(f"{name} is not supported, got {reprlib.repr(value)}", param=name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from takeoff.errors import NotFound
+from takeoff.http.refusals import error_response
 
 WEB = Path(__file__).parent / "web"
 
@@ -31,16 +33,17 @@ _HEADERS = {
 }
 
 
-def page_router() -> APIRouter:
-    """Routes of the pages and their files. The files are read once, here."""
+def page_router(door: Literal["front", "takeoff"]) -> APIRouter:
+    """Routes of the pages for the `door` whose API they use. Their files are read once, here."""
     paths = [path for path in WEB.rglob("*") if path.suffix in _TYPES]
     files = {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths}
+    files["door.js"] = files[f"doors/{door}.js"]
     etags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in files.items()}
     router = APIRouter(include_in_schema=False)
 
     def answer(request: HttpRequest, name: str) -> Response:
         if name not in files:
-            raise NotFound(f"there is no file {name!r} here")
+            return error_response(request.url.path, NotFound(f"there is no file {name!r} here"))
         headers = {**_HEADERS, "etag": etags[name]}
         headers["content-security-policy"] = _DOCS_POLICY if name == "docs.html" else _OUR_POLICY
         if request.headers.get("if-none-match") == etags[name]:

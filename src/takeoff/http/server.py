@@ -29,12 +29,26 @@ _REASONS = {
 logger = logging.getLogger(__name__)
 
 
-class DoorServer:
-    """Serves an app on the settings' host and port. Signals are the caller's."""
+def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """Take a port; 0 takes a free one.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._settings = settings
-        self._socket: socket.socket | None = None
+    Raises:
+        StartError: it is in use, or the address is not this machine's.
+    """
+    try:
+        return _bound_socket(host, port)
+    except (OSError, UnicodeError) as exc:  # the second: a host that is no name at all
+        raise StartError(
+            f"can't listen on {host} port {port}: {getattr(exc, 'strerror', exc)}",
+            hint=f"stop what listens there, or choose another with {flag}",
+        ) from exc
+
+
+class DoorServer:
+    """Serves an app on a socket from `listen`. Signals are the caller's."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, sock: socket.socket) -> None:
+        self._socket = sock
         config = uvicorn.Config(
             app,
             http=_limited_protocol(settings),
@@ -49,25 +63,12 @@ class DoorServer:
         )
         self._server = _Server(config)
 
-    def bind(self) -> int:
-        """Take the port; returns it.
-
-        Raises:
-            StartError: it is in use, or the address is not this machine's.
-        """
-        host, port = self._settings.host, self._settings.port
-        try:
-            self._socket = _bound_socket(host, port)
-        except (OSError, UnicodeError) as exc:  # the second: a host that is no name at all
-            raise StartError(
-                f"can't listen on {host} port {port}: {getattr(exc, 'strerror', exc)}",
-                hint="stop what listens there, or choose another with --port",
-            ) from exc
+    @property
+    def port(self) -> int:
         return cast(int, self._socket.getsockname()[1])
 
     async def serve(self) -> None:
         """Accept and answer until `stop`, then until what is open has ended."""
-        assert self._socket is not None, "bind first"
         await self._server.serve(sockets=[self._socket])
 
     def stop(self) -> None:

@@ -6,9 +6,7 @@ at a token "User" or "Assistant" is a setting that is off.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -17,8 +15,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import GenerationResponse, raw_text, unless_client_leaves, whole_text
-from takeoff.http.bodies import body_schema, field_error, parse_body
+from takeoff.http.answers import GenerationResponse, complete_all, raw_text, submit_all
+from takeoff.http.bodies import Texts, body_schema, field_error, parse_body
 from takeoff.http.ports import Service
 from takeoff.request import Request, SamplingParams
 
@@ -33,8 +31,6 @@ _WIRE_NAMES = {
     "top_p": "sampling_topp",
     "temperature": "sampling_temperature",
 }
-
-Texts = Annotated[list[StrictStr], Field(fail_fast=True)]
 
 
 class StreamBody(BaseModel):
@@ -83,9 +79,10 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
         _check_texts(body.text)
         requests = body.requests(stop_tokens)
         try:
-            texts = await unless_client_leaves(http_request, lambda: _complete_all(service, requests))
+            completed = await complete_all(http_request, service, requests)
         except InvalidRequest as exc:
             raise _as_field_error(exc) from exc
+        texts = [text for _, text in completed]
         message: Any = texts[0] if len(texts) == 1 else texts
         return JSONResponse({"status": "success", "message": message})
 
@@ -95,19 +92,12 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
         body = await parse_body(http_request, StreamBody)
         _check_texts(body.text)
         try:
-            generation = await service.generate(body.requests(stop_tokens)[0])
+            generations = await submit_all(service, body.requests(stop_tokens))
         except InvalidRequest as exc:
             raise _as_field_error(exc) from exc
-        return GenerationResponse([generation], raw_text(generation), "text/plain; charset=utf-8")
+        return GenerationResponse(service, generations, raw_text(generations[0]), "text/plain; charset=utf-8")
 
     return router
-
-
-async def _complete_all(service: Service, requests: list[Request]) -> list[str]:
-    """Complete all at once; if one fails, the others are cancelled."""
-    with ExitStack() as stack:
-        generations = [stack.enter_context(await service.generate(request)) for request in requests]
-        return await asyncio.gather(*map(whole_text, generations))
 
 
 def _check_texts(texts: str | list[str]) -> None:

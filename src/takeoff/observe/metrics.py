@@ -8,10 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from takeoff.ipc.messages import Heartbeat
+from takeoff.observe.dashboards import TTFT_BUCKETS_S, Dashboards
 from takeoff.request import FinishReason
 
-# From a lone GPU stream to a laptop with a full queue.
-TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move")
 
@@ -57,22 +56,54 @@ class Metrics:
         self.preparer_restarts = Counter(
             "takeoff_preparer_restarts", "Preparer processes that were late or died", registry=registry
         )
-        self._engine = _EngineCounters(registry)
+        self._cache_bytes = Gauge(
+            "takeoff_prefix_cache_bytes", "Memory of cached prefixes", registry=registry
+        )
+        self._engines = _EngineCounters(registry)
+        self._dashboards = Dashboards(registry)
+        self._beats: dict[str, Heartbeat] = {}  # the last of each reader's engine
         for reason in FinishReason:  # so that a rate starts from zero, not from nothing
             self.ended.labels(reason.value)
 
-    def observe_heartbeat(self, beat: Heartbeat) -> None:
-        """Take over what the engine counts."""
-        self.running.set(beat.running)
-        self.waiting.set(beat.waiting)
-        self._engine.take(beat.counters)
+    def observe_http(self, method: str, path: str, status: int, seconds: float) -> None:
+        """A door has answered a request of the route `path`."""
+        self._dashboards.request(method, path, status, seconds)
 
-    def engine_died(self) -> None:
-        """The next engine counts from zero."""
+    def observe_batch(self, group: str, num_texts: int) -> None:
+        """A request of so many texts was accepted for `group`."""
+        self._dashboards.batch(group, num_texts)
+
+    def observe_tokens(self, path: str, num_tokens: int) -> None:
+        """So many tokens were generated for a request of the route `path`."""
+        self._dashboards.tokens(path, num_tokens)
+
+    def observe_first_token(self, group: str, seconds: float) -> None:
+        """A completion for `group` has begun, so long after its request arrived."""
+        self.ttft_s.observe(seconds)
+        self._dashboards.first_token(group, seconds)
+
+    def observe_completion(self, group: str, num_tokens: int) -> None:
+        """A completion for `group` has ended."""
+        self._dashboards.completion(group, num_tokens)
+
+    def observe_heartbeat(self, reader_id: str, beat: Heartbeat) -> None:
+        """Take over what the engine of a reader counts."""
+        self._beats[reader_id] = beat
+        self._engines.take(reader_id, beat.counters)
+        self._sum_up()
+
+    def engine_died(self, reader_id: str) -> None:
+        """The reader's next engine counts from zero."""
         self.engine_restarts.inc()
-        self.running.set(0)
-        self.waiting.set(0)
-        self._engine.restart()
+        self._beats.pop(reader_id, None)
+        self._engines.restart(reader_id)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        beats = self._beats.values()
+        self.running.set(sum(beat.running for beat in beats))
+        self.waiting.set(sum(beat.waiting for beat in beats))
+        self._cache_bytes.set(sum(beat.counters.get("cache_bytes", 0.0) for beat in beats))
 
     def render(self) -> bytes:
         """The page that Prometheus reads; of `content_type`."""
@@ -80,7 +111,7 @@ class Metrics:
 
 
 class _EngineCounters:
-    """Sums that an engine keeps since its start, made into counters that never go back."""
+    """Sums that engines keep since their start, made into counters that never go back."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         steps = ["kind"]
@@ -91,24 +122,24 @@ class _EngineCounters:
             "takeoff_prefix_cache_lookups", "Prompts looked up in the prefix cache", registry=registry
         )
         self._hits = Counter("takeoff_prefix_cache_hits", "Prompts with a cached prefix", registry=registry)
-        self._bytes = Gauge("takeoff_prefix_cache_bytes", "Memory of cached prefixes", registry=registry)
-        self._last: dict[str, float] = {}
+        self._last: dict[str, Mapping[str, float]] = {}  # by reader
 
-    def take(self, sums: Mapping[str, float]) -> None:
+    def take(self, reader_id: str, sums: Mapping[str, float]) -> None:
+        before = self._last.get(reader_id, {})
+
+        def growth(name: str) -> float:
+            return max(sums.get(name, 0.0) - before.get(name, 0.0), 0.0)
+
         for kind in STEP_KINDS:
-            self._calls.labels(kind).inc(self._growth(sums, f"{kind}_calls"))
-            self._seconds.labels(kind).inc(self._growth(sums, f"{kind}_seconds"))
-            self._tokens.labels(kind).inc(self._growth(sums, f"{kind}_tokens"))
-        self._lookups.inc(self._growth(sums, "cache_lookups"))
-        self._hits.inc(self._growth(sums, "cache_hits"))
-        self._bytes.set(sums.get("cache_bytes", 0.0))
-        self._last = dict(sums)
+            self._calls.labels(kind).inc(growth(f"{kind}_calls"))
+            self._seconds.labels(kind).inc(growth(f"{kind}_seconds"))
+            self._tokens.labels(kind).inc(growth(f"{kind}_tokens"))
+        self._lookups.inc(growth("cache_lookups"))
+        self._hits.inc(growth("cache_hits"))
+        self._last[reader_id] = dict(sums)
 
-    def restart(self) -> None:
-        self._last = {}
-
-    def _growth(self, sums: Mapping[str, float], name: str) -> float:
-        return max(sums.get(name, 0.0) - self._last.get(name, 0.0), 0.0)
+    def restart(self, reader_id: str) -> None:
+        self._last.pop(reader_id, None)
 
 
 def _seconds(

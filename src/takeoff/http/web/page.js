@@ -1,4 +1,5 @@
 // What every page has: the state of the server in its head, and the address it was opened at.
+import { isFront, model as askModel } from "./door.js";
 import { ask } from "./server.js";
 
 const state = document.getElementById("state");
@@ -9,7 +10,7 @@ async function look() {
   try {
     const health = await ask("/healthz");
     [kind, text] = ["waiting", (await health.json()).status];
-    if (health.ok) [kind, text] = ["ready", (model ??= (await (await ask("/v1/models")).json()).data[0].id)];
+    if (health.ok) [kind, text] = ["ready", (model ??= await askModel(ask))];
   } catch {
     // what `kind` says
   }
@@ -17,6 +18,7 @@ async function look() {
   if (state.textContent !== text) state.textContent = state.title = text;
 }
 
+for (const part of document.querySelectorAll(".front")) part.hidden = !isFront;
 for (const origin of document.querySelectorAll(".origin")) origin.textContent = location.origin;
 for (const button of document.querySelectorAll(".copied button")) {
   button.hidden = !navigator.clipboard; // only a secure context has it

@@ -1,4 +1,4 @@
-import { errorLine, run } from "./server.js";
+import { errorLine, run, wire } from "./server.js";
 
 const find = (id) => document.getElementById(id);
 const [form, output, settings] = ["form", "output", "settings"].map(find);
@@ -9,7 +9,7 @@ function body() {
 }
 
 function showCurl() {
-  const data = JSON.stringify(body()).replaceAll("'", "'\\''");
+  const data = JSON.stringify(wire(body())).replaceAll("'", "'\\''");
   find("curl").textContent =
     `curl -N ${location.origin}/generate_stream \\\n  -H 'Content-Type: application/json' \\\n  -d '${data}'`;
 }

@@ -1,23 +1,27 @@
 // What the pages ask of the server, and one generation with a page's Run, Stop and status line.
+import { lengthField, pieces } from "./door.js";
 
 // Always from the origin: a page that was opened with a key in its address can't fetch relative paths.
 export const ask = (path, options) => fetch(location.origin + path, options);
 
 const but = (error, message) => (error.name === "AbortError" ? error : new Error(message));
 
-// Hands on the text of POST /generate_stream, raw UTF-8, as it comes. Aborting `signal` closes the
+// A request in the words of the door that the page is at.
+export const wire = ({ generate_max_length: length, ...body }) => ({ ...body, [lengthField]: length });
+
+// Hands on the text of POST /generate_stream as it comes. Aborting `signal` closes the
 // connection, which frees the server's slot. Throws an AbortError, or an Error whose message is for people.
 async function generate(body, onText, signal) {
   const answer = await ask("/generate_stream", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
+    body: JSON.stringify(wire(body)),
     signal,
   }).catch((error) => {
     throw but(error, "The server can't be reached.");
   });
   if (!answer.ok) throw new Error(await reason(answer));
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = pieces(answer.body).getReader();
   for (;;) {
     const { value, done } = await reader.read().catch((error) => {
       throw but(error, "The stream broke off: this text is not whole.");

@@ -1,0 +1,56 @@
+"""The management API: readers are listed, added and removed while others serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from takeoff.errors import InvalidBody, InvalidRequest
+from takeoff.http.bodies import parse_json
+from takeoff.http.ports import Service
+from takeoff.http.status import management_status, reader_facts, readers_by_group
+from takeoff.settings import Settings, load_reader_settings
+
+
+def management_router(service: Service, settings: Settings, ports: Mapping[str, int]) -> APIRouter:
+    """The routes, over `service`."""
+    router = APIRouter(tags=["Management"])
+
+    @router.get("/reader_groups")
+    async def reader_groups() -> Response:
+        """Every group with its readers."""
+        return JSONResponse(readers_by_group(service.readers()))
+
+    @router.post("/reader")
+    async def create_reader(http_request: HttpRequest) -> Response:
+        """Begin to load a model; answered at once, with the id that it will have."""
+        body = await parse_json(http_request)
+        if not isinstance(body, dict):
+            raise InvalidBody("the body must be a JSON object with the reader's settings")
+        try:
+            reader_settings = load_reader_settings(body, settings)
+        except InvalidRequest as exc:
+            raise InvalidBody(exc.message, param=exc.param, hint=exc.hint) from exc
+        reader = service.add_reader(reader_settings)
+        return JSONResponse({**reader_settings.model_dump(mode="json"), **reader_facts(reader)}, 201)
+
+    @router.delete("/reader/{reader_id}", status_code=204)
+    async def delete_reader(reader_id: str) -> Response:
+        """Take a reader out of its group, let it finish what it has, and end it."""
+        await service.remove_reader(reader_id)
+        return Response(status_code=204)
+
+    @router.get("/config/{reader_id}")
+    async def reader_config(reader_id: str) -> Response:
+        """What the file of a reader's model says of the model."""
+        return JSONResponse(service.model_config(reader_id))
+
+    @router.get("/status")
+    async def status() -> Response:
+        """What the server was told, and how its readers are."""
+        return JSONResponse(management_status(service, settings, ports))
+
+    return router

@@ -1,0 +1,74 @@
+"""The OpenAI API: /v1/embeddings, with the vectors once more where Takeoff's clients look for them."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from takeoff.errors import InvalidRequest
+from takeoff.http.answers import unless_client_leaves
+from takeoff.http.bodies import Texts, body_schema, parse_body
+from takeoff.http.encoders import json_response
+from takeoff.http.openai import MAX_MODEL_CHARACTERS, model_told, refuse_unknown
+from takeoff.http.ports import Service
+from takeoff.http.texts import like
+from takeoff.request import EncodeRequest, Task
+from takeoff.settings import Settings
+from takeoff.settings.fields import DEFAULT_GROUP
+
+_HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {"dimensions": (None,)}
+
+
+class EmbeddingsBody(BaseModel):
+    """POST /v1/embeddings. `model` is a group, a reader or a model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    input: StrictStr | Texts = Field(description="The text, or a list of them")
+    model: StrictStr | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = Field(None, max_length=1_024)
+
+
+def embeddings_router(service: Service, settings: Settings) -> APIRouter:
+    """The route, over `service`."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @router.post("/embeddings", openapi_extra=body_schema(EmbeddingsBody))
+    async def create_embeddings(http_request: HttpRequest) -> Response:
+        """The vectors of one text or several."""
+        body = await parse_body(http_request, EmbeddingsBody)
+        refuse_unknown(body, _HARMLESS_VALUES)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        if not 1 <= len(texts) <= settings.max_user_batch_size:
+            limit = settings.max_user_batch_size
+            raise InvalidRequest(f"1 to {limit} texts at once, got {len(texts)}", param="input")
+        request = EncodeRequest(task=Task.EMBED, texts=tuple(texts), group=body.model or DEFAULT_GROUP)
+        encoding = await unless_client_leaves(http_request, lambda: service.encode(request))
+        is_base64 = body.encoding_format == "base64"
+        embeddings = list(map(_as_base64, encoding.vectors)) if is_base64 else encoding.vectors
+        answer: dict[str, Any] = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": embedding}
+                for index, embedding in enumerate(embeddings)
+            ],
+            "model": model_told(body.model, service),
+            "usage": {"prompt_tokens": encoding.num_tokens, "total_tokens": encoding.num_tokens},
+        }
+        if not is_base64:  # who asks for that is a client of OpenAI's
+            answer["result"] = like(body.input, encoding.vectors)
+        return json_response(answer)
+
+    return router
+
+
+def _as_base64(vector: list[float]) -> str:
+    """The vector as OpenAI's clients read it: float32, little-endian."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,53 @@
+"""What every door tells of the server's state: /healthz, and /metrics where it belongs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from takeoff.http.answers import unless_client_leaves
+from takeoff.http.ports import Service
+
+MAX_WAIT_S = 600.0
+
+State = Literal["loading", "live", "draining", "failed", "stopped"]
+
+
+def health_router(service: Service) -> APIRouter:
+    """GET /healthz, over `service`."""
+    router = APIRouter(tags=["State"])
+
+    @router.get("/healthz")
+    async def healthz(
+        http_request: HttpRequest,
+        state: Annotated[State | None, Query(description="What all readers must be")] = None,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for it")] = 0.0,
+    ) -> Response:
+        """200 when requests are served, or when all readers are in `state`; else 503 with the reason."""
+
+        async def is_well() -> bool:
+            if state is not None:
+                return await service.wait_state(state, wait)
+            if wait and not service.is_ready:
+                await service.wait_state("live", wait)
+            return service.is_ready
+
+        status = 200 if await unless_client_leaves(http_request, is_well) else 503
+        return JSONResponse({"status": service.status}, status)
+
+    return router
+
+
+def metrics_router(service: Service) -> APIRouter:
+    """GET /metrics, over `service`."""
+    router = APIRouter(tags=["State"])
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(service.metrics.render(), media_type=service.metrics.content_type)
+
+    return router
