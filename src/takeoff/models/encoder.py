@@ -85,6 +85,7 @@ class EncoderModel:
     scales_to_unit: bool  # an embedding's length is made 1
     lower_case: bool  # texts are lowered before the tokenizer sees them
     prompt: str  # put before every text
+    pad_token_id: int
     labels: tuple[str, ...]
     scores: Scores
 
@@ -197,6 +198,7 @@ def read_encoder(folder: Path) -> EncoderModel:
         scales_to_unit=modules.scales_to_unit,
         lower_case=sentence_bert.do_lower_case,
         prompt=_prompt(folder, modules) if task is Task.EMBED else "",
+        pad_token_id=max(config.pad_token_id or 0, 0),
         labels=labels,
         scores=_scores(config, len(labels)),
     )

@@ -1,0 +1,163 @@
+"""A model that embeds: llama.cpp computes a text's tokens and pools them, as the file's header says.
+
+A context either generates or embeds; this one keeps nothing between calls.
+
+Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
+import numpy as np
+from numpy.typing import NDArray
+
+from takeoff.errors import EngineFailed, ModelError
+
+logger = logging.getLogger(__name__)
+
+_GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+_POOLINGS = (C.LLAMA_POOLING_TYPE_MEAN, C.LLAMA_POOLING_TYPE_CLS, C.LLAMA_POOLING_TYPE_LAST)
+_PARSED_ONLY_AS_SPECIAL = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _user_data: object) -> None:
+    """llama.cpp's own lines; its information is our debugging."""
+    logger.log(_GGML_LEVELS.get(level, logging.DEBUG), text.decode("utf-8", "replace").rstrip())
+
+
+class PoolingContext:
+    """A model, its vocabulary and room for one batch. One thread calls it; it lives as its process."""
+
+    def __init__(self, model_path: str, *, n_threads: int, max_texts: int, max_batch_tokens: int) -> None:
+        """Map the weights and reserve every buffer.
+
+        Raises:
+            ModelError: llama.cpp refused the file, or it pools in a way we don't run.
+        """
+        C.llama_log_set(_log, None)
+        C.llama_backend_init()
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self._model = C.llama_model_load_from_file(model_path.encode(), params)
+        if not self._model:
+            raise ModelError(
+                f"llama.cpp can't load {model_path}", hint="its log (--log-level debug) says why"
+            )
+        self._vocab = C.llama_model_get_vocab(self._model)
+        self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
+        self._context = self._make_context(n_threads, max_texts, max_batch_tokens)
+        if C.llama_pooling_type(self._context) not in _POOLINGS:
+            raise ModelError(f"{model_path} does not pool by mean, first or last token")
+        self._memory = C.llama_get_memory(self._context)
+        self.num_dimensions: int = C.llama_model_n_embd_out(self._model)
+        self._batch = _Batch(max_batch_tokens, max_texts)
+        self._ids: dict[str, int] | None = None  # made when first asked for
+
+    def _make_context(self, n_threads: int, max_texts: int, max_batch_tokens: int) -> C.llama_context_p:
+        params = C.llama_context_default_params()
+        params.embeddings = True
+        params.n_seq_max = max_texts
+        # Each token of a batch sees all of its text, so a text must not be cut over micro-batches.
+        params.n_ctx = params.n_batch = params.n_ubatch = max_batch_tokens
+        params.n_threads = params.n_threads_batch = n_threads
+        params.kv_unified = True
+        params.no_perf = True
+        context: C.llama_context_p | None = C.llama_init_from_model(self._model, params)
+        if not context:
+            raise ModelError(f"no context of {max_batch_tokens} tokens could be made", hint="lower --context")
+        return context
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """[len(batch), num_dimensions] pooled vectors, of any length; the GIL is released.
+
+        Raises:
+            EngineFailed: llama.cpp could not compute the batch; nothing of it is left.
+        """
+        self._batch.fill(batch)
+        if self._memory:
+            C.llama_memory_clear(self._memory, False)
+        code = C.llama_decode(self._context, self._batch.struct)
+        if code != 0:
+            raise EngineFailed(f"llama_decode returned {code} for {self._batch.struct.n_tokens} tokens")
+        rows = np.empty((len(batch), self.num_dimensions), np.float32)
+        for slot in range(len(batch)):
+            vector = C.llama_get_embeddings_seq(self._context, slot)
+            if not vector:
+                raise EngineFailed(f"llama.cpp pooled nothing for text {slot} of {len(batch)}")
+            rows[slot] = np.ctypeslib.as_array(vector, shape=(self.num_dimensions,))
+        return rows
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids with the special tokens that the vocabulary asks for; no text becomes one."""
+        data = text.encode()
+        room = len(data) + 16
+        while True:
+            ids = (C.llama_token * room)()
+            count = C.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
+            if count >= 0:
+                return ids[:count]
+            room = -count
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text that tokens stand for."""
+        tokens = (C.llama_token * len(ids))(*ids)
+        room = 16 * len(ids) + 16
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = C.llama_detokenize(self._vocab, tokens, len(ids), buffer, room, False, True)
+            if count >= 0:
+                return buffer.raw[:count].decode("utf-8", "replace")
+            room = -count
+
+    def token_text(self, token_id: int) -> str:
+        """One token as the vocabulary writes it."""
+        raw: bytes = C.llama_vocab_get_text(self._vocab, token_id)
+        return raw.decode("utf-8", "replace")
+
+    def find(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes as `text`."""
+        if self._ids is None:
+            self._ids = {self.token_text(token_id): token_id for token_id in range(self.n_vocab)}
+        return self._ids.get(text)
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token stands for no text of its own."""
+        return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _PARSED_ONLY_AS_SPECIAL)
+
+
+class _Batch:
+    """A llama_batch over numpy arrays: text n is sequence n, all its tokens count."""
+
+    def __init__(self, capacity: int, max_texts: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._num_slots = np.ones(capacity, np.int32)
+        self._wanted = np.ones(capacity, np.int8)
+        self._slots = np.arange(max_texts, dtype=np.int32)
+        self._slot_addresses = self._slots.ctypes.data + self._slots.itemsize * self._slots.astype(np.uint64)
+        self._slot_pointers = np.zeros(capacity, np.uint64)
+        slots = ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
+        self.struct = C.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(ctypes.POINTER(C.llama_token)),
+            embd=None,
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
+            n_seq_id=self._num_slots.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=slots,
+            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, texts: Sequence[Sequence[int]]) -> None:
+        start = 0
+        for slot, ids in enumerate(texts):
+            end = start + len(ids)
+            self._tokens[start:end] = ids
+            self._positions[start:end] = np.arange(len(ids))
+            self._slot_pointers[start:end] = self._slot_addresses[slot]
+            start = end
+        self.struct.n_tokens = start
