@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {"ipc", "models"},
     "ipc": set(),
     "engine": {"ipc", "models", "engine.llama"},
-    "engine.encoder": {"ipc", "models", "engine.llama"},
+    "engine.encoder": {"engine", "ipc", "models", "engine.llama"},
     "engine.llama": {"ipc"},
     "prepare": {"ipc", "models"},
     "models": set(),

@@ -30,6 +30,21 @@ class FinishReason(StrEnum):
     FAILED = "failed"  # our fault, or the engine died
 
 
+class ConstraintKind(StrEnum):
+    """The language a constraint is written in."""
+
+    REGEX = "regex"
+    JSON_SCHEMA = "json_schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the whole completion must match. Tried by the preparer before it reaches an engine."""
+
+    kind: ConstraintKind
+    source: str  # the regular expression, or the schema as JSON
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen. Checked at birth; `InvalidRequest.param` names the field.
@@ -53,6 +68,7 @@ class SamplingParams:
     stop_tokens: tuple[str, ...] = ()  # ends it when one token's whole text equals one of these
     ignore_eos: bool = False  # go on after the end of text, to the length asked for
     seed: int | None = None  # None: the service draws one
+    constraint: Constraint | None = None  # what ends with `stop` matches it
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0.0, 100.0)
@@ -97,6 +113,41 @@ class Request:
     group: str = "primary"  # the consumer group that serves it
     tenant: str = ""  # whose it is: prefixes are reused within one tenant only
     chat_template: bool | None = None  # wrap the text as a user's message; None: the server's setting
+    keep_tokens: int | None = None  # a longer prompt loses the beginning of its text; None: it is refused
+    lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
+
+    def __post_init__(self) -> None:
+        if self.keep_tokens is not None:
+            _within("prompt_max_tokens", self.keep_tokens, 1, MAX_TOKENS)
+
+
+class Task(StrEnum):
+    """What a reader does with a text. A model does one of these."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    CLASSIFY = "classify"
+
+
+Text = str | tuple[str, str]  # a pair is joined by the tokenizer: query and document, question and context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeRequest:
+    """Texts to embed or to classify."""
+
+    task: Task
+    texts: tuple[Text, ...]
+    group: str = "primary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """What an encoder made of the texts of one request."""
+
+    vectors: list[list[float]]  # [num texts, dimensions or classes]
+    num_tokens: int  # of all texts
+    labels: tuple[str, ...] = ()  # of the classes; none for an embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

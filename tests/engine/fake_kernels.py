@@ -1,11 +1,13 @@
 """Kernels whose next token depends on every token before it, so that any mix-up changes the text.
 
-A slot's memory is the list of its tokens. The favourite next token is a hash of the whole list.
+A slot's memory is the list of its tokens, each marked with the adapter that it was computed with. The
+favourite next token is a hash of the whole list.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,10 +25,16 @@ def next_token(token_ids: Sequence[int]) -> int:
     return 32 + digest[0] % 90
 
 
-def expected_completion(prompt: Sequence[int], count: int) -> list[int]:
+def marked(token_ids: Sequence[int], lora: str | None) -> list[int]:
+    """What a slot remembers of tokens that were computed with an adapter."""
+    mark = 0 if lora is None else 1 + zlib.crc32(lora.encode()) % 1_000_000
+    return [token_id + mark * 1_000 for token_id in token_ids]
+
+
+def expected_completion(prompt: Sequence[int], count: int, lora: str | None = None) -> list[int]:
     token_ids = list(prompt)
     for _ in range(count):
-        token_ids.append(next_token(token_ids))
+        token_ids.append(next_token(marked(token_ids, lora)))
     return token_ids[len(prompt) :]
 
 
@@ -37,22 +45,24 @@ class FakeKernels:
         self.eog_token_ids = [EOG]
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.calls: list[list[Rows]] = []
+        self.loras: list[str | None] = []  # the adapter of each call
         self.fail_next = False
 
     @property
     def prefilled_tokens(self) -> int:
         return sum(len(rows.token_ids) for call in self.calls for rows in call if len(rows.token_ids) > 1)
 
-    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
+    def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
         assert [rows.slot for rows in work] == sorted({rows.slot for rows in work}), "slots must rise"
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the kernels failed")
         self.calls.append(list(work))
+        self.loras.append(lora)
         logits = []
         for rows in work:
             assert rows.pos == len(self.memory[rows.slot]), "a token was computed at the wrong position"
-            self.memory[rows.slot] += rows.token_ids
+            self.memory[rows.slot] += marked(rows.token_ids, lora)
             assert len(self.memory[rows.slot]) <= self.n_ctx_slot
             if rows.wants_logits:
                 row = np.zeros(self.n_vocab, np.float32)

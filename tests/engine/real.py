@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.context import LlamaContext
-from takeoff.ipc.messages import Load, Submit
+from takeoff.ipc.messages import Load, Lora, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
 
@@ -23,6 +24,7 @@ class RealEngine:
         flash_attention: bool = True,
         deterministic: bool = False,
         cache_mb: int = 256,
+        loras: Sequence[Lora] = (),
     ) -> None:
         load = Load(
             model_path=str(model),
@@ -37,6 +39,7 @@ class RealEngine:
             deterministic=deterministic,
             cache_bytes=cache_mb << 20,
             itl_slo_ms=None,
+            loras=list(loras),
         )
         self.kernels = LlamaContext(load, lambda share: None)
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
@@ -46,8 +49,15 @@ class RealEngine:
         for event in events:
             self.events[event.request_id].append(event)
 
-    def submit(self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = "") -> None:
-        self.engine.submit(Submit(request_id, prompt, params, tenant))
+    def submit(
+        self,
+        request_id: int,
+        prompt: list[int],
+        params: SamplingParams,
+        tenant: str = "",
+        lora: str | None = None,
+    ) -> None:
+        self.engine.submit(Submit(request_id, prompt, params, tenant, lora=lora))
 
     def is_done(self, request_id: int) -> bool:
         events = self.events[request_id]
@@ -58,10 +68,15 @@ class RealEngine:
             self.engine.step()
 
     def complete(
-        self, request_id: int, prompt: list[int], params: SamplingParams, tenant: str = ""
+        self,
+        request_id: int,
+        prompt: list[int],
+        params: SamplingParams,
+        tenant: str = "",
+        lora: str | None = None,
     ) -> list[int]:
         """The completion of one request that runs alone."""
-        self.submit(request_id, prompt, params)
+        self.submit(request_id, prompt, params, tenant, lora)
         self.run_until_idle()
         return self.token_ids(request_id)
 

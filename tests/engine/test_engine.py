@@ -46,6 +46,7 @@ class Run:
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)
         self.kernels.calls.clear()
+        self.kernels.loras.clear()
 
     def _note(self, events: list[TokenEvent]) -> None:
         for event in events:

@@ -21,17 +21,25 @@ class BatchRounds(FakeKernels):
 
     size = 5
 
-    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
-        logits = super().forward(work)
+    def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
+        logits = super().forward(work, lora)
         return logits + np.float32(1e-3) if len(work) >= self.size else logits
 
 
 class SliceRounds(FakeKernels):
     """A long slice rounds otherwise."""
 
-    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
-        logits = super().forward(work)
+    def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
+        logits = super().forward(work, lora)
         return logits + np.float32(1e-3) if len(work[0].token_ids) > 32 else logits
+
+
+class AdapterRounds(FakeKernels):
+    """Of two adapters one rounds otherwise in a batch."""
+
+    def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
+        logits = super().forward(work, lora)
+        return logits + np.float32(1e-3) if lora == "legal" and len(work) > 1 else logits
 
 
 def test_invariant_kernels_pass_and_their_slots_are_left_empty() -> None:
@@ -50,6 +58,12 @@ def test_kernels_that_round_otherwise_in_a_batch_are_refused() -> None:
 def test_kernels_that_round_otherwise_in_slices_are_refused() -> None:
     with pytest.raises(ModelError, match="slices of 17 and the rest"):
         check_invariance(SliceRounds())
+
+
+def test_an_adapter_that_rounds_otherwise_is_refused_by_name() -> None:
+    check_invariance(AdapterRounds(), ["medical"])
+    with pytest.raises(ModelError, match=r"with the adapter 'legal' on this processor: .* beside 1 others"):
+        check_invariance(AdapterRounds(), ["medical", "legal"])
 
 
 def test_the_default_model_can_be_served_deterministically(

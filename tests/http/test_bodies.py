@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.http.door import Answer, FakeService, ask, make_door
 
+from takeoff.http.takeoff_pro import GenerateBody
+
 V1_FIELDS = [
     "generate_max_length",
     "sampling_topk",
@@ -44,13 +46,23 @@ OPENAI_FIELDS = [
     "no_such_field",
 ]
 PROMPT = {"/generate": "text", "/generate_stream": "text", "/v1/completions": "prompt"}
+PRO_FIELDS = [*GenerateBody.model_fields]
+PRO_PATHS = {
+    "/generate": PRO_FIELDS,
+    "/generate_stream": PRO_FIELDS,
+    "/embed": ["text", "consumer_group"],
+    "/classify": ["text", "consumer_group"],
+    "/tokenize/smollm2": ["text", "use_chat_template", "skip_special_tokens"],
+    "/detokenize/smollm2": ["tokens", "skip_special_tokens"],
+    "/chat_template/smollm2": ["inputs", "add_generation_prompt"],
+}
 SOON_S = 3.0  # of processor time; two megabytes take under one, a million errors many
 
 
-def send(path: str, raw: str | bytes, service: FakeService | None = None) -> Answer:
+def send(path: str, raw: str | bytes, service: FakeService | None = None, door: str = "front") -> Answer:
     body = raw.replace("PROMPT", PROMPT[path]).encode() if isinstance(raw, str) else raw
     started = time.process_time()
-    answer = ask(make_door(service), "POST", path, body)
+    answer = ask(make_door(service, door), "POST", path, body)
     assert time.process_time() - started < SOON_S
     assert answer.error is None
     assert len(answer.body) < 20_000
@@ -186,3 +198,36 @@ def test_no_json_object_is_an_error_of_ours(body: dict[str, object]) -> None:
 def test_no_bytes_are_an_error_of_ours(raw: bytes) -> None:
     for path in PROMPT:
         assert send(path, raw).status in (200, 400, 404, 422)
+
+
+# --- The later Takeoff API ---
+
+
+@pytest.mark.parametrize("path", PRO_PATHS)
+def test_no_value_of_any_field_of_the_later_api_is_an_error_of_ours(path: str) -> None:
+    app = make_door(door="takeoff")
+    valid = {"text": "a", "tokens": ["a"], "inputs": [[{"role": "user", "content": "a"}]]}
+    for field in PRO_PATHS[path]:
+        others = json.dumps({name: value for name, value in valid.items() if name != field})[:-1]
+        for value in (*NUMBERS, *OTHERS, *ODD, *NESTED, '"' + "x" * 9_000 + '"'):
+            answer = ask(app, "POST", path, f'{others}, "{field}": {value}}}'.encode())
+            assert answer.error is None, (field, value[:80])
+            assert answer.status in (200, 400, 422), (field, value[:80])
+            assert len(answer.body) < 40_000
+
+
+@pytest.mark.parametrize("path", PRO_PATHS)
+def test_a_million_wrong_elements_of_the_later_api_cost_no_million_errors(path: str) -> None:
+    wrong = "[" + "[[1]]," * 200_000 + '["a"], {}, 1]'
+    field = PRO_PATHS[path][0]
+    raw = f'{{"{field}": {wrong}}}'
+    answer = send(path, raw.encode(), door="takeoff")
+    assert answer.status == 422
+    assert answer.json["detail"][0]["loc"][:2] == ["body", field]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.dictionaries(st.sampled_from([*PRO_FIELDS, "tokens", "inputs"]), JSON))
+def test_no_json_object_is_an_error_of_the_later_api(body: dict[str, object]) -> None:
+    for path in PRO_PATHS:
+        assert send(path, json.dumps(body).encode(), door="takeoff").status in (200, 400, 422)

@@ -6,10 +6,19 @@ import inspect
 from typing import Any
 
 import pytest
-from tests.http.door import Answer, FakeService, ask, broken_script, every_error, make_door, post
+from tests.http.door import (
+    Answer,
+    FakeService,
+    ask,
+    broken_script,
+    every_error,
+    make_door,
+    post,
+    post_takeoff,
+)
 
 from takeoff import errors
-from takeoff.errors import InvalidRequest, Overloaded, StartError, TakeoffError
+from takeoff.errors import InvalidRequest, NotFound, Overloaded, StartError, TakeoffError
 
 V1_PATHS = ["/generate", "/generate_stream"]
 
@@ -48,6 +57,21 @@ def test_an_error_reaches_a_v1_client_in_fastapis_shape(kind: type[TakeoffError]
         hint = f" ({error.hint})" if error.hint else ""
         assert answer.json == {"detail": error.message + hint}
     assert answer.headers["content-type"] == "application/json"
+    assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
+
+
+@pytest.mark.parametrize("path", V1_PATHS)
+@pytest.mark.parametrize("kind", the_tree())
+def test_an_error_reaches_a_client_of_the_later_api_with_the_field(
+    kind: type[TakeoffError], path: str
+) -> None:
+    service = FakeService()
+    service.refusal = error = make_error(kind)
+    answer = post_takeoff(service, path, text="a")
+    is_refused = issubclass(kind, InvalidRequest | NotFound)
+    assert answer.status == (400 if kind is NotFound else kind.status)
+    hint = f" ({error.hint})" if error.hint else ""
+    assert answer.json == {"detail": ("text: " if is_refused else "") + error.message + hint}
     assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
 
 

@@ -11,25 +11,31 @@ from typing import Any
 import pytest
 from tests.http.door import Connection, FakeService, make_door, make_scope
 
+from takeoff.request import EncodeRequest, Encoding
+
 ENDLESS = ("x",) * 1_000_000
-STREAMED: list[tuple[str, dict[str, Any]]] = [
-    ("/generate_stream", {"text": "a"}),
-    ("/v1/completions", {"prompt": "a", "stream": True}),
-    ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "stream": True}),
+STREAMED: list[tuple[str, str, dict[str, Any]]] = [
+    ("front", "/generate_stream", {"text": "a"}),
+    ("front", "/v1/completions", {"prompt": "a", "stream": True}),
+    ("front", "/v1/completions", {"prompt": ["a", "b"], "n": 2, "stream": True}),
+    ("takeoff", "/generate_stream", {"text": "a", "return_metadata": True}),
+    ("takeoff", "/generate_stream", {"text": ["a", "b", "c"]}),
 ]
-WHOLE: list[tuple[str, dict[str, Any]]] = [
-    ("/generate", {"text": "a"}),
-    ("/generate", {"text": ["a", "b", "c"]}),
-    ("/v1/completions", {"prompt": "a"}),
-    ("/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+WHOLE: list[tuple[str, str, dict[str, Any]]] = [
+    ("front", "/generate", {"text": "a"}),
+    ("front", "/generate", {"text": ["a", "b", "c"]}),
+    ("front", "/v1/completions", {"prompt": "a"}),
+    ("front", "/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+    ("takeoff", "/generate", {"text": ["a", "b"]}),
 ]
 both_versions = pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
-streamed = pytest.mark.parametrize(("path", "body"), STREAMED)
-whole = pytest.mark.parametrize(("path", "body"), WHOLE)
+streamed = pytest.mark.parametrize(("door", "path", "body"), STREAMED)
+whole = pytest.mark.parametrize(("door", "path", "body"), WHOLE)
 
 
 async def leave(
     service: FakeService,
+    door: str,
     path: str,
     body: dict[str, Any],
     spec_version: str,
@@ -37,7 +43,7 @@ async def leave(
 ) -> Connection:
     """Ask, wait for the moment, leave, and wait until the app has ended."""
     connection = Connection([json.dumps(body).encode()], spec_version=spec_version)
-    task = asyncio.create_task(connection.run(make_door(service), make_scope("POST", path)))
+    task = asyncio.create_task(connection.run(make_door(service, door), make_scope("POST", path)))
     await when(connection)
     connection.has_left.set()
     await task
@@ -57,7 +63,7 @@ def assert_all_cancelled_once(service: FakeService, body: dict[str, Any]) -> Non
 @both_versions
 @streamed
 def test_leaving_a_stream_before_its_first_byte_cancels_once(
-    path: str, body: dict[str, Any], spec_version: str, caplog: pytest.LogCaptureFixture
+    door: str, path: str, body: dict[str, Any], spec_version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
         service = FakeService(ENDLESS)
@@ -67,7 +73,7 @@ def test_leaving_a_stream_before_its_first_byte_cancels_once(
             await service.is_asked.wait()
             asyncio.get_running_loop().call_later(0.02, service.preparing.set)  # type: ignore[union-attr]
 
-        connection = await leave(service, path, body, spec_version, is_prepared)
+        connection = await leave(service, door, path, body, spec_version, is_prepared)
         assert connection.answer.body == b""
         assert_all_cancelled_once(service, body)
 
@@ -79,7 +85,7 @@ def test_leaving_a_stream_before_its_first_byte_cancels_once(
 @both_versions
 @streamed
 def test_leaving_a_stream_that_waits_for_its_first_token_cancels_once(
-    path: str, body: dict[str, Any], spec_version: str
+    door: str, path: str, body: dict[str, Any], spec_version: str
 ) -> None:
     async def run() -> None:
         service = FakeService(ENDLESS)
@@ -91,7 +97,7 @@ def test_leaving_a_stream_that_waits_for_its_first_token_cancels_once(
             if spec_version == "2.4":  # such a server tells it with the next thing that is sent
                 asyncio.get_running_loop().call_later(0.02, service.gate.set)  # type: ignore[union-attr]
 
-        connection = await leave(service, path, body, spec_version, is_waiting)
+        connection = await leave(service, door, path, body, spec_version, is_waiting)
         assert connection.answer.body == b""
         assert_all_cancelled_once(service, body)
 
@@ -101,11 +107,11 @@ def test_leaving_a_stream_that_waits_for_its_first_token_cancels_once(
 @both_versions
 @streamed
 def test_leaving_in_the_middle_of_a_stream_cancels_once(
-    path: str, body: dict[str, Any], spec_version: str
+    door: str, path: str, body: dict[str, Any], spec_version: str
 ) -> None:
     async def run() -> None:
         service = FakeService(ENDLESS)
-        connection = await leave(service, path, body, spec_version, lambda it: it.has_body.wait())
+        connection = await leave(service, door, path, body, spec_version, lambda it: it.has_body.wait())
         assert not connection.answer.is_whole
         assert_all_cancelled_once(service, body)
 
@@ -115,7 +121,7 @@ def test_leaving_in_the_middle_of_a_stream_cancels_once(
 @both_versions
 @whole
 def test_leaving_before_an_unstreamed_answer_cancels_once(
-    path: str, body: dict[str, Any], spec_version: str
+    door: str, path: str, body: dict[str, Any], spec_version: str
 ) -> None:
     async def run() -> None:
         service = FakeService(ENDLESS)
@@ -126,7 +132,7 @@ def test_leaving_before_an_unstreamed_answer_cancels_once(
                 await asyncio.sleep(0)
             await asyncio.gather(*(generation.is_asked.wait() for generation in service.generations))
 
-        connection = await leave(service, path, body, spec_version, is_waiting)
+        connection = await leave(service, door, path, body, spec_version, is_waiting)
         assert connection.answer.body == b""
         assert_all_cancelled_once(service, body)
 
@@ -136,25 +142,59 @@ def test_leaving_before_an_unstreamed_answer_cancels_once(
 @both_versions
 @whole
 def test_leaving_while_the_prompt_is_prepared_takes_nothing(
-    path: str, body: dict[str, Any], spec_version: str
+    door: str, path: str, body: dict[str, Any], spec_version: str
 ) -> None:
     async def run() -> None:
         service = FakeService(ENDLESS)
         service.preparing = asyncio.Event()
-        await leave(service, path, body, spec_version, lambda _it: service.is_asked.wait())
+        await leave(service, door, path, body, spec_version, lambda _it: service.is_asked.wait())
         assert service.generations == []
 
     asyncio.run(run())
 
 
 @both_versions
-@pytest.mark.parametrize(("path", "body"), [*STREAMED, *WHOLE])
-def test_what_ends_by_itself_is_not_cancelled(path: str, body: dict[str, Any], spec_version: str) -> None:
+@pytest.mark.parametrize(("door", "path", "body"), [*STREAMED, *WHOLE])
+def test_what_ends_by_itself_is_not_cancelled(
+    door: str, path: str, body: dict[str, Any], spec_version: str
+) -> None:
     async def run() -> None:
         service = FakeService()
         connection = Connection([json.dumps(body).encode()], spec_version=spec_version)
-        await connection.run(make_door(service), make_scope("POST", path))
+        await connection.run(make_door(service, door), make_scope("POST", path))
         assert connection.answer.is_whole
         assert [generation.num_cancelled for generation in service.generations] == [0] * count(body)
+
+    asyncio.run(run())
+
+
+ENCODED = [
+    ("takeoff", "/embed", {"text": ["a", "b"]}),
+    ("takeoff", "/classify", {"text": [["a", "b"]]}),
+    ("front", "/v1/embeddings", {"input": "a"}),
+]
+
+
+@both_versions
+@pytest.mark.parametrize(("door", "path", "body"), ENCODED)
+def test_leaving_an_encoder_cancels_what_it_was_asked(
+    door: str, path: str, body: dict[str, Any], spec_version: str
+) -> None:
+    class Watched(FakeService):
+        was_cancelled = False
+
+        async def encode(self, request: EncodeRequest) -> Encoding:
+            try:
+                return await super().encode(request)
+            except asyncio.CancelledError:
+                self.was_cancelled = True
+                raise
+
+    async def run() -> None:
+        service = Watched()
+        service.gate = asyncio.Event()
+        connection = await leave(service, door, path, body, spec_version, lambda _it: service.taken.wait())
+        assert connection.answer.body == b""
+        assert service.was_cancelled
 
     asyncio.run(run())

@@ -11,7 +11,9 @@ from takeoff.prepare.chat_template import (
 
 
 def render(source: str, content: str = "hello") -> str:
-    return ChatTemplate(source, bos_text="<s>", eos_text="</s>").render(content)
+    return ChatTemplate(source, bos_text="<s>", eos_text="</s>").render(
+        [{"role": "user", "content": content}]
+    )
 
 
 def test_templates_see_what_transformers_gives_them() -> None:

@@ -13,17 +13,19 @@ import gguf
 import pytest
 
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
-from takeoff.service.preparer import Preparer
-from takeoff.service.service import PREPARER_COMMAND
+from takeoff.service.preparer import Preparer, Preparers
+from takeoff.service.reader import Commands
 
 LIMIT_S = 60.0  # against hanging only
 
 
 @asynccontextmanager
-async def running_preparer(model: Path, *, timeout_s: float = 20.0) -> AsyncIterator[Preparer]:
-    preparer = Preparer(
-        PREPARER_COMMAND, str(model), timeout_s=timeout_s, environ={}, on_restart=lambda: None
+async def running_preparer(model: Path, *, timeout_s: float = 20.0) -> AsyncIterator[Preparers]:
+    short, large = (
+        Preparer(Commands().preparer, str(model), timeout_s=timeout_s, environ={}, on_restart=lambda: None)
+        for _ in range(2)
     )
+    preparer = Preparers(short, large)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield preparer
@@ -56,9 +58,9 @@ def test_the_seeds_prompt_becomes_the_default_models_39_tokens(smollm2_path: Pat
             ids = await preparer.prepare("List 3 things to do in London.", "auto", 100)
             assert len(ids) == 39
             assert ids[:3] == [1, 9690, 198]
-            assert preparer.vocabulary is not None
-            assert preparer.vocabulary.n_vocab == 49_152
-            assert preparer.vocabulary.has_chat_template
+            assert preparer.short.vocabulary is not None
+            assert preparer.short.vocabulary.n_vocab == 49_152
+            assert preparer.short.vocabulary.has_chat_template
 
     asyncio.run(run())
 
@@ -86,8 +88,8 @@ def test_a_killed_preparer_is_replaced_and_later_questions_are_answered(smollm2_
     async def run() -> None:
         async with running_preparer(smollm2_path) as preparer:
             first = await preparer.prepare("Hello", "auto", 100)
-            assert preparer.pid is not None
-            os.kill(preparer.pid, signal.SIGKILL)
+            assert preparer.short.pid is not None
+            os.kill(preparer.short.pid, signal.SIGKILL)
             with pytest.raises(PreparerFailed, match="died while preparing"):
                 await preparer.prepare("Hello", "auto", 100)
             assert await preparer.prepare("Hello", "auto", 100) == first
@@ -109,11 +111,11 @@ def test_a_template_that_never_ends_is_killed_and_the_next_request_works(
         model = write_model(tmp_path / "loop.gguf", template)
         async with running_preparer(model, timeout_s=1.0) as preparer:
             assert len(await preparer.prepare("abc", "off", 100)) > 3
-            first = preparer.pid
+            first = preparer.short.pid
             with pytest.raises(PreparerFailed, match="took more than 1 s"):
                 await preparer.prepare("abc", "auto", 100)
             assert len(await preparer.prepare("abc", "off", 100)) > 3
-            assert preparer.pid != first
+            assert preparer.short.pid != first
 
     asyncio.run(run())
 
@@ -123,11 +125,11 @@ def test_a_template_that_explodes_is_refused_by_the_same_process(tmp_path: Path)
         exploding = "{{ messages[0].content * 9999999999 }}"
         async with running_preparer(write_model(tmp_path / "explode.gguf", exploding)) as preparer:
             await preparer.prepare("abc", "off", 100)
-            first = preparer.pid
+            first = preparer.short.pid
             with pytest.raises(PreparerFailed, match="chat template failed: MemoryError"):
                 await preparer.prepare("abc", "auto", 100)
             await preparer.prepare("abc", "off", 100)
-            assert preparer.pid == first
+            assert preparer.short.pid == first
 
     asyncio.run(run())
 

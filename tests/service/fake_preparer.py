@@ -46,9 +46,9 @@ def answer(channel: Channel[ToPreparer, FromPreparer], request: Prepare) -> None
         case "die":
             os.abort()
         case "refuse":
-            channel.send(PrepareFailed(request.prepare_id, "refused", "invalid_request", "be nice"))
+            channel.send(PrepareFailed(request.ask_id, "refused", "invalid_request", "be nice"))
         case _:
-            channel.send(Prepared(request.prepare_id, list(range(len(words)))))
+            channel.send(Prepared(request.ask_id, list(range(len(words)))))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from takeoff.errors import ModelError
 from takeoff.ipc.messages import Load
 from takeoff.observe.metrics import Metrics
-from takeoff.request import Request, SamplingParams
+from takeoff.request import Request, SamplingParams, Task
+from takeoff.service.fleet import PlanReader
 from takeoff.service.generation import Generation
-from takeoff.service.service import ServedModel, Service
-from takeoff.settings import Settings
+from takeoff.service.reader import Commands, Launch, Reader
+from takeoff.service.service import Service
+from takeoff.settings import ReaderSettings, Settings
 
 HERE = Path(__file__).parent
 LIMIT_S = 30.0  # against hanging only
@@ -42,15 +45,26 @@ def engine_command(*options: str) -> tuple[str, ...]:
     return (sys.executable, str(HERE / "fake_engine.py"), *options)
 
 
-def make_service(*engine_options: str, n_ctx_slot: int = 64, **settings: Any) -> Service:
-    return Service(
-        Settings(**settings),
-        ServedModel("scripted", Path("scripted.gguf")),
-        make_load(n_ctx_slot),
-        Metrics(),
-        engine_command=engine_command(*engine_options),
-        preparer_command=(sys.executable, str(HERE / "fake_preparer.py")),
+def never_plan(settings: ReaderSettings) -> Launch:
+    raise ModelError(f"there is no model {settings.model!r} in the store")
+
+
+def make_launch(n_ctx_slot: int = 64) -> Launch:
+    path = Path("scripted.gguf")
+    return Launch("scripted", path, Task.GENERATE, make_load(n_ctx_slot), {"model_type": "scripted"})
+
+
+def make_service(*engine_options: str, plan_reader: PlanReader = never_plan, **settings: Any) -> Service:
+    commands = Commands(
+        engine=engine_command(*engine_options),
+        encoder=(sys.executable, str(HERE / "fake_encoder.py")),
+        preparer=(sys.executable, str(HERE / "fake_preparer.py")),
     )
+    return Service(Settings(**settings), Metrics(), plan_reader, commands=commands)
+
+
+def launch(service: Service, n_ctx_slot: int = 64, group: str = "primary", reader_id: str = "r1") -> Reader:
+    return service.launch(reader_id, ReaderSettings(consumer_group=group), make_launch(n_ctx_slot))
 
 
 @asynccontextmanager
@@ -58,17 +72,34 @@ async def running_service(
     *engine_options: str, n_ctx_slot: int = 64, **settings: Any
 ) -> AsyncIterator[Service]:
     """A service that is ready; afterwards its processes are gone and its books are balanced."""
-    service = make_service(*engine_options, n_ctx_slot=n_ctx_slot, **settings)
-    await service.start()
+    service = make_service(*engine_options, **settings)
+    launch(service, n_ctx_slot)
     try:
         async with asyncio.timeout(LIMIT_S):
             await service.wait_ready()
             yield service
     finally:
         await service.stop()
-    status = service.overview()
-    assert status["accepted"] == sum(status["ended"].values())
-    assert status["open_requests"] == status["queued_tokens"] == 0
+    assert_balanced(service)
+
+
+def assert_balanced(service: Service) -> None:
+    """What was accepted has ended, once."""
+    assert service.tally.num_accepted == service.tally.num_ended.total()
+    assert service.queued_tokens == 0
+    assert all(reader.num_open == 0 for reader in service.readers())
+
+
+def engine_pid(service: Service) -> int:
+    pid = service.readers()[0].engine_pid
+    assert pid is not None
+    return pid
+
+
+def preparer_pid(service: Service) -> int | None:
+    preparers = service.readers()[0].preparers
+    assert preparers is not None
+    return preparers.short.pid
 
 
 def make_request(

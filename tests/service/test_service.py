@@ -9,9 +9,13 @@ import signal
 
 import pytest
 from tests.service.serving import (
+    assert_balanced,
+    engine_pid,
     is_running,
+    launch,
     make_request,
     make_service,
+    preparer_pid,
     running_service,
     text_of,
     until,
@@ -88,7 +92,7 @@ def test_what_can_never_succeed_is_refused_with_its_numbers() -> None:
             with pytest.raises(InvalidRequest, match="refused") as refused:
                 await service.generate(make_request("refuse this"))
             assert refused.value.hint == "be nice"
-            assert service.overview()["accepted"] == 0
+            assert service.tally.num_accepted == 0
             assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
 
     asyncio.run(run())
@@ -102,8 +106,8 @@ def test_leaving_a_generation_ends_it_as_cancelled() -> None:
             with await service.generate(make_request(max_new_tokens=None)) as generation:
                 await anext(generation)
             assert generation.finish_reason is FinishReason.CANCELLED
-            assert service.overview()["ended"]["cancelled"] == 2
-            assert service.overview()["open_requests"] == 0
+            assert service.tally.num_ended[FinishReason.CANCELLED] == 2
+            assert service.tally.num_open == 0
 
     asyncio.run(run())
 
@@ -127,12 +131,12 @@ def test_a_killed_engine_fails_its_requests_and_the_next_is_served_by_another() 
         async with running_service(n_ctx_slot=100_000) as service:
             generation = await service.generate(make_request(max_new_tokens=None))
             await anext(generation)
-            os.kill(service.overview()["engine_pid"], signal.SIGKILL)
+            os.kill(engine_pid(service), signal.SIGKILL)
             with pytest.raises(EngineFailed, match=r"while serving: it was killed by signal 9 \(SIGKILL\)"):
                 await text_of(generation)
             assert generation.finish_reason is FinishReason.FAILED
             assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
-            assert service.overview()["engine_restarts"] == 1
+            assert service.readers()[0].num_restarts == 1
             assert "takeoff_engine_restarts_total 1.0" in service.metrics.render().decode()
 
     asyncio.run(run())
@@ -141,14 +145,14 @@ def test_a_killed_engine_fails_its_requests_and_the_next_is_served_by_another() 
 def test_an_engine_that_stops_for_a_moment_is_left_alone_and_one_that_stays_silent_is_killed() -> None:
     async def run() -> None:
         async with running_service(n_ctx_slot=100_000) as service:
-            pid = service.overview()["engine_pid"]
+            pid = engine_pid(service)
             generation = await service.generate(make_request(max_new_tokens=None))
             await anext(generation)
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(1.5)
             os.kill(pid, signal.SIGCONT)
             await anext(generation)
-            assert service.overview()["engine_pid"] == pid
+            assert engine_pid(service) == pid
             os.kill(pid, signal.SIGSTOP)
             with pytest.raises(EngineFailed, match="no sign of life for 5 s"):
                 await text_of(generation)
@@ -161,12 +165,12 @@ def test_an_engine_that_stops_for_a_moment_is_left_alone_and_one_that_stays_sile
 def test_a_model_that_cannot_be_loaded_says_why() -> None:
     async def run(option: str, message: str) -> None:
         service = make_service(*option.split("=", 1))
-        await service.start()
+        launch(service)
         with pytest.raises(ModelError, match=message):
             await service.wait_ready()
-        with pytest.raises(NotReady, match=f"the model is failed: {message}"):
+        with pytest.raises(NotReady, match=f"the model scripted is failed: {message}"):
             await service.generate(make_request())
-        assert service.status == f"failed: {service.overview()['error']}"
+        assert service.status == f"failed: {service.readers()[0].error}"
         await service.stop()
 
     asyncio.run(run("--load-error=no such tensor", "no such tensor"))
@@ -176,7 +180,7 @@ def test_a_model_that_cannot_be_loaded_says_why() -> None:
 def test_a_hanging_preparer_is_killed_at_the_deadline_and_those_behind_it_are_served() -> None:
     async def run() -> None:
         async with running_service(prepare_timeout_s=0.5) as service:
-            pid = service.overview()["preparer_pid"]
+            pid = preparer_pid(service)
             hanging = asyncio.create_task(service.generate(make_request("hang for ever")))
             behind = [asyncio.create_task(service.generate(make_request("two words"))) for _ in range(3)]
             with pytest.raises(PreparerFailed, match=r"took more than 0\.5 s"):
@@ -193,7 +197,7 @@ def test_a_stopped_or_killed_preparer_is_replaced() -> None:
     async def run() -> None:
         async with running_service(prepare_timeout_s=0.5) as service:
             await text_of(await service.generate(make_request("warm up")))
-            os.kill(service.overview()["preparer_pid"], signal.SIGSTOP)
+            os.kill(preparer_pid(service), signal.SIGSTOP)
             with pytest.raises(PreparerFailed, match="took more than"):
                 await service.generate(make_request("two words"))
             assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
@@ -209,9 +213,9 @@ def test_a_preparer_that_dies_while_idle_costs_no_request() -> None:
         async with running_service() as service:
             await text_of(await service.generate(make_request("warm up")))
             for _ in range(2):
-                pid = service.overview()["preparer_pid"]
+                pid = preparer_pid(service)
                 os.kill(pid, signal.SIGKILL)
-                await until(lambda pid=pid: service.overview()["preparer_pid"] not in (pid, None))
+                await until(lambda pid=pid: preparer_pid(service) not in (pid, None))
                 assert await text_of(await service.generate(make_request("two words"))) == "1 2 3 4 5 "
             assert "takeoff_preparer_restarts_total 2.0" in service.metrics.render().decode()
 
@@ -245,7 +249,7 @@ def test_too_many_requests_or_waiting_tokens_are_refused_with_a_time_to_come_bac
             for generation in (first, *others):
                 with generation:
                     pass
-            assert service.overview()["queued_tokens"] == 0
+            assert service.queued_tokens == 0
             assert (
                 'takeoff_requests_refused_total{code="overloaded"} 2.0' in service.metrics.render().decode()
             )
@@ -275,7 +279,7 @@ def test_draining_breaks_off_visibly_what_does_not_finish() -> None:
             await service.drain(0.2)
             with pytest.raises(EngineFailed, match=r"the server stopped 0\.2 s after it was told to"):
                 await text_of(generation)
-            assert service.overview()["ended"]["failed"] == 1
+            assert service.tally.num_ended[FinishReason.FAILED] == 1
 
     asyncio.run(run())
 
@@ -283,10 +287,11 @@ def test_draining_breaks_off_visibly_what_does_not_finish() -> None:
 def test_stopping_ends_every_process_and_may_be_repeated() -> None:
     async def run() -> None:
         service = make_service()
-        await service.start()
+        launch(service)
         await service.wait_ready()
         await text_of(await service.generate(make_request("two words")))
-        pids = [service.overview()[name] for name in ("engine_pid", "preparer_pid")]
+        pids = service.readers()[0].pids
+        assert len(pids) == 2
         await service.stop()
         await service.stop()
         assert not any(is_running(pid) for pid in pids)
@@ -317,12 +322,10 @@ def test_the_books_balance_under_random_cancels_and_deaths() -> None:
                 for task in chance.sample(clients, 10):
                     task.cancel()
                 if chance.random() < 0.7:
-                    os.kill(service.overview()["engine_pid"], signal.SIGKILL)
+                    os.kill(engine_pid(service), signal.SIGKILL)
                 await asyncio.gather(*clients, return_exceptions=True)
                 await service.wait_ready()
-            status = service.overview()
-            assert status["accepted"] == sum(status["ended"].values())
-            assert status["accepted"] > 20
-            assert status["open_requests"] == status["queued_tokens"] == 0
+            assert_balanced(service)
+            assert service.tally.num_accepted > 20
 
     asyncio.run(run())

@@ -7,20 +7,20 @@ import contextlib
 import ipaddress
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from takeoff.cli.options import takes_settings
 from takeoff.errors import SettingsError
 
 if TYPE_CHECKING:
-    from takeoff.http.server import DoorServer
-    from takeoff.ipc.messages import Load
-    from takeoff.models.plan import Plan
+    from takeoff.cli.doors import Doors
     from takeoff.models.store import StoredModel
+    from takeoff.service.planning import Planned
     from takeoff.service.service import Service
-    from takeoff.settings import Settings
+    from takeoff.settings import ReaderSettings, Settings
 
-DOOR_CLOSING_S = 2.0  # for responses that have ended to reach their clients
+PRIMARY = "primary"
 
 
 @takes_settings
@@ -28,28 +28,60 @@ def serve(flags: dict[str, Any]) -> None:
     """Serve a model on this machine. Ctrl-C lets running streams finish; a second one does not."""
     import uvloop
 
-    from takeoff.cli.console import PullProgress, talk
+    from takeoff.cli.key import with_key
     from takeoff.models.cpu_features import check_build_cpu
-    from takeoff.models.gguf import read_gguf
-    from takeoff.models.machine import read_machine
-    from takeoff.models.plan import make_plan
-    from takeoff.models.store import Store
     from takeoff.observe.logs import set_up_logs
     from takeoff.settings import load_settings
 
-    settings = load_settings(flags)
+    settings = with_key(load_settings(flags))
     set_up_logs(settings.log_level)
     check_reach(settings)
     check_build_cpu()
-    with PullProgress() as progress:
-        model = Store(settings.store).pull(settings.model, progress)
-    plan = make_plan(read_gguf(model.path), settings, read_machine())
-    console = talk()
-    facts = f"{model.architecture} {model.quantisation}, {model.file_bytes / 1e6:,.0f} MB"
-    console.print(f"{model.name}: {facts}, {plan.n_threads} threads", markup=False)
-    console.print("\n".join(f"  {line}" for line in plan.lines()), markup=False)
+    planned = _plan_readers(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, model, plan))
+        runner.run(_serve(settings, planned))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedReader:
+    """A reader that is ready to be launched."""
+
+    reader_id: str
+    settings: ReaderSettings
+    model: StoredModel
+    planned: Planned
+
+
+def _plan_readers(settings: Settings) -> list[PlannedReader]:
+    """Fetch the models, plan the readers one beside the other, and say so.
+
+    Raises:
+        PullError, ModelError, PlanError: the first that can't be had.
+    """
+    from takeoff.cli.console import PullProgress, talk
+    from takeoff.models.machine import read_machine
+    from takeoff.models.store import Store
+    from takeoff.service.planning import plan_reader
+
+    console = talk()
+    machine = read_machine()
+    store = Store(settings.store)
+    readers = []
+    for name, reader_settings in (settings.readers or {"": settings}).items():
+        with PullProgress() as progress:
+            model = store.pull(reader_settings.model, progress)
+        planned = plan_reader(model, reader_settings, machine)
+        left = machine.memory_available_bytes - planned.total_bytes
+        machine = replace(machine, memory_available_bytes=max(left, 0))
+        reader_id = name or model.name
+        readers.append(PlannedReader(reader_id, reader_settings, model, planned))
+        group = (
+            "" if reader_settings.consumer_group == PRIMARY else f", group {reader_settings.consumer_group}"
+        )
+        facts = f"{model.architecture} {model.quantisation}, {model.file_bytes / 1e6:,.0f} MB"
+        console.print(f"{reader_id}: {facts}, {planned.n_threads} threads{group}", markup=False)
+        console.print("\n".join(f"  {line}" for line in planned.lines()), markup=False)
+    return readers
 
 
 def check_reach(settings: Settings) -> None:
@@ -75,48 +107,49 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-async def _serve(settings: Settings, model: StoredModel, plan: Plan) -> None:
+async def _serve(settings: Settings, planned: list[PlannedReader]) -> None:
     """From the start of the processes to their end.
 
     Raises:
-        StartError: the port is taken, or the model can't be loaded; no process is left.
+        StartError: the port is taken, or no model can be loaded; no process is left.
     """
+    from takeoff.models.store import Store
     from takeoff.observe.metrics import Metrics
-    from takeoff.service.service import ServedModel, Service
+    from takeoff.service.planning import Planner
+    from takeoff.service.service import Service
 
-    served = ServedModel(model.name, model.path)
-    service = Service(settings, served, _load_message(settings, model, plan), Metrics())
+    planner = Planner(Store(settings.store), settings.repository_path)
+    service = Service(settings, Metrics(), planner)
     with _caught_signals() as signals:
-        await service.start()
+        for each in planned:
+            service.launch(each.reader_id, each.settings, each.planned.launch)
         try:
             # Imported while the engine loads: half a second that nobody has to wait for.
-            from takeoff.http.app import make_app
-            from takeoff.http.server import DoorServer
+            from takeoff.cli.doors import Doors
 
-            door = DoorServer(make_app(service, settings), settings)
-            port = door.bind()
-            serving = asyncio.create_task(door.serve(), name="door")
+            doors = Doors(settings)
+            serving = asyncio.create_task(doors.serve(service), name="doors")
             stopping = asyncio.create_task(signals.first.wait(), name="signal")
             loading = asyncio.create_task(service.wait_ready(), name="loading")
             await asyncio.wait({serving, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
-                _print_welcome(settings, model, plan, port)
+                _print_welcome(settings, planned, doors)
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in (stopping, loading):
                 task.cancel()
-            await _close(settings, service, door, serving, signals)
+            await _close(settings, service, signals)
+            await doors.close()
+            await serving
         finally:
             await service.stop()
 
 
-async def _close(
-    settings: Settings, service: Service, door: DoorServer, serving: asyncio.Task[None], signals: _Signals
-) -> None:
-    """Let what runs finish, unless a second signal comes; then close the door."""
+async def _close(settings: Settings, service: Service, signals: _Signals) -> None:
+    """Let what runs finish, unless a second signal comes; then end it."""
     from takeoff.cli.console import talk
 
-    num_open = service.overview()["open_requests"]
+    num_open = service.tally.num_open
     if num_open:
         limit = f"at most {settings.drain_timeout_s:g} s; once more stops at once"
         talk().print(f"stopping when {num_open} open requests are done ({limit})", markup=False)
@@ -126,11 +159,6 @@ async def _close(
     for task in (draining, hurried):
         task.cancel()
     await service.stop()
-    door.stop()
-    done, _ = await asyncio.wait({serving}, timeout=DOOR_CLOSING_S)
-    if not done:
-        door.cut()
-    await serving
 
 
 class _Signals:
@@ -157,39 +185,28 @@ def _caught_signals() -> Iterator[_Signals]:
             loop.remove_signal_handler(number)
 
 
-def _load_message(settings: Settings, model: StoredModel, plan: Plan) -> Load:
-    """The plan in the engine's words."""
-    from takeoff.ipc.messages import Load
-
-    return Load(
-        model_path=str(model.path),
-        n_slots=plan.n_slots,
-        n_ctx_slot=plan.n_ctx_slot,
-        n_batch=plan.n_batch,
-        n_ubatch=plan.n_ubatch,
-        n_threads=plan.n_threads,
-        n_threads_prefill=plan.n_threads_prefill,
-        n_gpu_layers=plan.n_gpu_layers,
-        flash_attention=plan.flash_attention,
-        deterministic=settings.deterministic,
-        cache_bytes=plan.cache_bytes,
-        itl_slo_ms=settings.itl_slo_ms,
-    )
-
-
-def _print_welcome(settings: Settings, model: StoredModel, plan: Plan, port: int) -> None:
-    """The door, a line to try it with, and what to serve next."""
+def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Doors) -> None:
+    """The doors, a line to try the server with, and what to serve next."""
     from takeoff.cli.console import talk
+    from takeoff.cli.doors import FRONT, TITLES
 
     console = talk()
-    url = f"http://{_host_to_call(settings.host)}:{port}"
+    host = _host_to_call(settings.host)
+    url = f"http://{host}:{doors.ports[FRONT]}"
     key = "" if settings.api_key is None else ' -H "Authorization: Bearer $TAKEOFF_API_KEY"'
     body = '{"text":"List 3 things to do in London."}'
+    for note in doors.notes:
+        console.print(note, markup=False)
+    if settings.without_effect:
+        console.print(f"without effect here: {', '.join(settings.without_effect)}", markup=False)
     console.print(f"ready at [bold]{url}[/]   /demos/chat  /demos/playground  /docs")
+    others = [f"{TITLES[name]} {host}:{port}" for name, port in doors.ports.items() if name != FRONT]
+    if others:
+        console.print("  " + "   ".join(others), markup=False)
     console.print(
         f"  curl -N {url}/generate_stream{key} -H 'Content-Type: application/json' -d '{body}'", markup=False
     )
-    for line in _advice(model, plan):
+    for line in _advice(planned):
         console.print(line, markup=False)
 
 
@@ -200,14 +217,15 @@ def _host_to_call(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _advice(model: StoredModel, plan: Plan) -> list[str]:
+def _advice(planned: list[PlannedReader]) -> list[str]:
     """That the default model is a small one, and the largest of the catalogue that fits here."""
     from takeoff.models.catalogue import CATALOGUE, DEFAULT_MODEL, largest_that_fits
 
-    if model.name != DEFAULT_MODEL:
+    first = planned[0]
+    if len(planned) > 1 or first.model.name != DEFAULT_MODEL:
         return []
-    lines = [f"{model.name} is a {model.num_params / 1e6:.0f}M model, to try the server with."]
-    larger = largest_that_fits(CATALOGUE, plan.available_bytes)
-    if larger is not None and larger.name != model.name:
+    lines = [f"{first.model.name} is a {first.model.num_params / 1e6:.0f}M model, to try the server with."]
+    larger = largest_that_fits(CATALOGUE, first.planned.available_bytes)
+    if larger is not None and larger.name != first.model.name:
         lines.append(f"The largest of the catalogue that fits here: takeoff serve --model {larger.name}")
     return lines

@@ -1,5 +1,9 @@
 """The step: one call that decodes every running sequence, one that prefills, and what lies between.
 
+Adapters belong to a context of llama.cpp, not to a sequence, so the sequences of each adapter are
+decoded in a call of their own, once in every step; so are those without. Prefill is given out in
+order of admission, to sequences of one adapter in a call.
+
 Owns the sequences, the kernels and the prefix cache; knows no sockets, processes or other threads.
 """
 
@@ -9,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +21,7 @@ from numpy.typing import NDArray
 from takeoff.engine.counters import Counters
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.prefill_budget import PrefillBudget
+from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.prefix_sharing import PrefixSharing
 from takeoff.engine.sampler import Sampler, SamplingState
 from takeoff.engine.scheduler import Scheduler, Slice
@@ -75,7 +81,7 @@ class Engine:
         self._scheduler.add(
             Sequence(
                 request_id=message.request_id,
-                tenant=message.tenant,
+                scope=Scope(message.tenant, message.lora),
                 params=params,
                 token_ids=[*message.prompt_token_ids, *message.emitted_token_ids],
                 num_prompt_tokens=len(message.prompt_token_ids),
@@ -114,7 +120,7 @@ class Engine:
         self._prefill(is_decoding=bool(decoding))
 
     def _compact(self) -> list[Sequence]:
-        """Make the decoding sequences own the lowest slots; returns them in slot order."""
+        """Make the decoding sequences own the lowest slots, adapter by adapter; returns them in that order."""
         while (move := self._scheduler.slots.next_move()) is not None:
             with self.counters.timed("move"):
                 self._exchange(move)
@@ -133,17 +139,13 @@ class Engine:
 
     def _decode(self, decoding: list[Sequence]) -> None:
         started = time.perf_counter()
-        with self.counters.timed("decode", tokens=len(decoding)):
-            logits = self._forward(
-                [
-                    Rows(slot, seq.num_computed_tokens, seq.token_ids[-1:], True)
-                    for slot, seq in enumerate(decoding)
-                ],
-                self._load.n_threads,
-            )
-        for seq in decoding:
-            seq.num_computed_tokens += 1
-        self._advance(decoding, logits)
+        for lora, group in groupby(decoding, key=lambda seq: seq.lora):
+            seqs = list(group)
+            with self.counters.timed("decode", tokens=len(seqs)):
+                logits = self._forward([_rows(Slice(seq, 1)) for seq in seqs], self._load.n_threads, lora)
+            for seq in seqs:
+                seq.num_computed_tokens += 1
+            self._advance(seqs, logits)
         self._budget.learn_decode(time.perf_counter() - started)
 
     def _prefill(self, *, is_decoding: bool) -> None:
@@ -152,7 +154,8 @@ class Engine:
             num_tokens = sum(piece.size for piece in slices)
             started = time.perf_counter()
             with self.counters.timed("prefill", tokens=num_tokens):
-                logits = self._forward([_rows(piece) for piece in slices], self._load.n_threads_prefill)
+                work = [_rows(piece) for piece in slices]
+                logits = self._forward(work, self._load.n_threads_prefill, slices[0].seq.lora)
             self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
             completed = [piece.seq for piece in slices if piece.completes_prompt]
             for piece in slices:
@@ -163,9 +166,9 @@ class Engine:
                 return
             budget -= num_tokens
 
-    def _forward(self, work: list[Rows], n_threads: int) -> NDArray[np.float32]:
+    def _forward(self, work: list[Rows], n_threads: int, lora: str | None = None) -> NDArray[np.float32]:
         self.kernels.set_threads(n_threads)
-        return self.kernels.forward(work)
+        return self.kernels.forward(work, lora)
 
     def _advance(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> None:
         """Choose the next token of each, from `logits` [len(seqs), n_vocab], and tell the news."""

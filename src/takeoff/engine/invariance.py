@@ -6,6 +6,8 @@ our scheduling. So it is tried out when a model is loaded, and a promise that ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,56 +19,62 @@ BATCHES = (2, 3, 4, 5, 7, 8, 9, 12, 16, 24, 32)  # kernels change their way at m
 CUTS = (2, 17, 32, 46)  # never a slice of one token: the scheduler plans none
 
 
-def check_invariance(kernels: Kernels) -> None:
+def check_invariance(kernels: Kernels, loras: Sequence[str] = ()) -> None:
     """Compare bits of logits: rows alone and in batches, prompts whole and in slices. Leaves slots empty.
+
+    An adapter is computed by other kernels than the model, so each of `loras` is tried out, too.
 
     Raises:
         ModelError: some differ.
     """
+    _check(kernels, None, "this model", "serve a Q8_0 file of the model, or without --deterministic")
+    for name in loras:
+        hint = "convert the adapter to Q8_0 (its rank a multiple of 32), or serve without --deterministic"
+        _check(kernels, name, f"the adapter {name!r}", hint)
+
+
+def _check(kernels: Kernels, lora: str | None, what: str, hint: str) -> None:
     prompts = [
         [(slot * 977 + place * 131) % kernels.n_vocab for place in range(PROMPT_TOKENS)]
         for slot in range(kernels.n_slots)
     ]
-    broken = _differing_cut(kernels, prompts[0]) or _differing_batch(kernels, prompts)
+    broken = _differing_cut(kernels, prompts[0], lora) or _differing_batch(kernels, prompts, lora)
     for slot in range(kernels.n_slots):
         kernels.clear(slot)
     if broken is not None:
-        raise ModelError(
-            f"--deterministic can't be kept with this model on this processor: {broken}",
-            hint="serve a Q8_0 file of the model, or without --deterministic",
-        )
+        raise ModelError(f"--deterministic can't be kept with {what} on this processor: {broken}", hint=hint)
 
 
-def _differing_cut(kernels: Kernels, prompt: list[int]) -> str | None:
-    whole = _prefill(kernels, 0, [prompt])
+def _differing_cut(kernels: Kernels, prompt: list[int], lora: str | None) -> str | None:
+    whole = _prefill(kernels, 0, [prompt], lora)
     for cut in CUTS:
-        if not np.array_equal(_prefill(kernels, 0, [prompt[:cut], prompt[cut:]]), whole):
+        if not np.array_equal(_prefill(kernels, 0, [prompt[:cut], prompt[cut:]], lora), whole):
             return f"a prompt gives other logits when it is computed in slices of {cut} and the rest"
     return None
 
 
-def _differing_batch(kernels: Kernels, prompts: list[list[int]]) -> str | None:
+def _differing_batch(kernels: Kernels, prompts: list[list[int]], lora: str | None) -> str | None:
     snapshots, alone = [], []
     for slot, prompt in enumerate(prompts):
-        _prefill(kernels, slot, [prompt])
+        _prefill(kernels, slot, [prompt], lora)
         snapshot = np.empty(kernels.snapshot_bytes(slot), np.uint8)
         snapshots.append(snapshot[: kernels.save(slot, snapshot)])
-        alone.append(kernels.forward([Rows(slot, PROMPT_TOKENS, prompt[:1], True)])[0].copy())
+        alone.append(kernels.forward([Rows(slot, PROMPT_TOKENS, prompt[:1], True)], lora)[0].copy())
     for size in (size for size in BATCHES if size <= kernels.n_slots):
         for slot in range(size):
             kernels.restore(slot, snapshots[slot])
         work = [Rows(slot, PROMPT_TOKENS, prompts[slot][:1], True) for slot in range(size)]
-        if not np.array_equal(kernels.forward(work), np.stack(alone[:size])):
+        if not np.array_equal(kernels.forward(work, lora), np.stack(alone[:size])):
             return f"a sequence gives other logits beside {size - 1} others than alone"
     return None
 
 
-def _prefill(kernels: Kernels, slot: int, slices: list[list[int]]) -> NDArray[np.float32]:
+def _prefill(kernels: Kernels, slot: int, slices: list[list[int]], lora: str | None) -> NDArray[np.float32]:
     """The last token's logits [n_vocab] of a prompt, computed in these slices."""
     kernels.clear(slot)
     pos = 0
     for piece in slices:
-        logits = kernels.forward([Rows(slot, pos, piece, True)])
+        logits = kernels.forward([Rows(slot, pos, piece, True)], lora)
         pos += len(piece)
     last: NDArray[np.float32] = logits[0].copy()
     return last

@@ -40,7 +40,7 @@ class PrefixSharing:
             return
         wanted = np.array(seq.token_ids[: self._scheduler.reusable_tokens(seq)], np.int32)
         self._snapshot_running(seq, wanted)
-        match = self._cache.find(seq.tenant, wanted)
+        match = self._cache.find(seq.scope, wanted)
         num_available = match.length if match else 0
         if (found := self._scheduler.leader_for(seq, num_available)) is not None:
             seq.leader, seq.fork_at = found
@@ -66,10 +66,10 @@ class PrefixSharing:
         """If a running sequence holds more of `wanted` than any snapshot does, snapshot it now."""
         if not self._kernels.can_trim:
             return
-        match = self._cache.find(seq.tenant, wanted)
+        match = self._cache.find(seq.scope, wanted)
         most, source = (match.length if match else 0) + MIN_SHARED_TOKENS - 1, None
         for other in self._scheduler.running:
-            if other is seq or other.tenant != seq.tenant or other.num_computed_tokens <= most:
+            if other is seq or other.scope != seq.scope or other.num_computed_tokens <= most:
                 continue
             length = common_length(other.computed_token_ids(self._shareable(other)), wanted)
             if length > most:
@@ -81,7 +81,7 @@ class PrefixSharing:
         self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]], num_available: int
     ) -> None:
         """Where `seq` leaves what was seen before, a third prompt may leave too: snapshot it there."""
-        length = self._cache.longest_common(seq.tenant, wanted)
+        length = self._cache.longest_common(seq.scope, wanted)
         if length >= num_available + MIN_SHARED_TOKENS:
             seq.fork_points.add(length)
 
@@ -99,12 +99,12 @@ class PrefixSharing:
 
     def _keep(self, seq: Sequence) -> None:
         token_ids = seq.computed_token_ids(self._shareable(seq))
-        if not self._is_on or self._cache.covers(seq.tenant, token_ids):
+        if not self._is_on or self._cache.covers(seq.scope, token_ids):
             return
         if len(token_ids) < seq.num_computed_tokens and not self._kernels.can_trim:
             return
         assert seq.slot is not None
-        entry = self._cache.reserve(seq.tenant, token_ids, self._kernels.snapshot_bytes(seq.slot))
+        entry = self._cache.reserve(seq.scope, token_ids, self._kernels.snapshot_bytes(seq.slot))
         if entry is not None:
             with self._counters.timed("save", tokens=len(token_ids)):
                 self._kernels.save(seq.slot, entry.region.data)

@@ -30,6 +30,7 @@ from takeoff.ipc.messages import (
     ToEngine,
 )
 from takeoff.ipc.parent import open_parent_channel
+from takeoff.ipc.turns import Turns
 
 HEARTBEAT_S = 0.5
 SPIN_COUNT = "10000"  # how long idle OpenMP threads spin: longer starves the service on small machines
@@ -63,13 +64,15 @@ class EngineProcess:
             return
         threading.Thread(target=self._beat, args=(engine,), name="heartbeat", daemon=True).start()
         self._channel.send(self._loaded(engine, time.perf_counter() - started))
+        turns = Turns(load.turns_fd)
         while True:
             self._apply_commands(engine)
             if engine.is_idle:
                 self._wake.wait()
                 continue
             try:
-                engine.step()
+                with turns.taken():
+                    engine.step()
             except ChannelClosed:
                 raise
             except Exception as exc:  # the root of the thread: whoever was in the step is told
@@ -81,7 +84,7 @@ class EngineProcess:
 
         kernels = LlamaContext(load, lambda share: self._channel.send(Progress(share)))
         if load.deterministic:
-            check_invariance(kernels)
+            check_invariance(kernels, [lora.name for lora in load.loras])
         return Engine(load, kernels, lambda events: self._channel.send(Step(events)))
 
     def _loaded(self, engine: Engine, load_s: float) -> Loaded:

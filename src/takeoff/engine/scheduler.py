@@ -92,7 +92,7 @@ class Scheduler:
         token_ids = np.array(seq.token_ids, np.int32)
         best: tuple[Sequence, int] | None = None
         for other in self.running[: self.running.index(seq)]:
-            if other.tenant != seq.tenant or other.num_pending_tokens == 1:
+            if other.scope != seq.scope or other.num_pending_tokens == 1:
                 continue
             length = min(
                 common_length(np.array(other.token_ids, np.int32), token_ids), self.reusable_tokens(seq)
@@ -109,13 +109,18 @@ class Scheduler:
         return len(seq.token_ids) - (2 if self._exact_slices else 1)
 
     def prefill(self, budget: int) -> list[Slice]:
-        """Slices of about `budget` tokens together, given out in order of admission, in slot order."""
+        """Slices of about `budget` tokens together, given out in order of admission, in slot order.
+
+        All of them are of one adapter, the first one's: a call computes with one adapter.
+        """
         slices: list[Slice] = []
         for seq in self.running:
             if seq.num_pending_tokens == 1 or seq.leader is not None:
                 continue
             if slices and (self._exact_slices or budget < 2):
                 break
+            if slices and seq.lora != slices[0].seq.lora:
+                continue
             size = self._slice_size(seq, budget)
             slices.append(Slice(seq, size))
             budget -= size

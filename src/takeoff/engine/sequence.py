@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.sampler import SamplingState
 from takeoff.engine.text_stream import TextStream
 from takeoff.request import SamplingParams
@@ -20,7 +21,7 @@ class Sequence:
     """
 
     request_id: int
-    tenant: str
+    scope: Scope  # whose computed tokens it may start from, and who from its
     params: SamplingParams
     token_ids: list[int]  # prompt, then completion
     num_prompt_tokens: int
@@ -39,6 +40,11 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Tokens still to compute: 1 in decode, more in prefill."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def lora(self) -> str | None:
+        """The adapter that its tokens are computed with."""
+        return self.scope.lora
 
     @property
     def is_decoding(self) -> bool:

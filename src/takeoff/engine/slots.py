@@ -2,11 +2,13 @@
 
 llama.cpp cuts a call wherever the slot ids of its batch are not consecutive and rising
 (`llama_kv_cache::init_batch`, `split_equal`): 8 rows on slots 0..7 cost 24 ms, on every other slot
-59 ms. So decoding sequences own slots 0..n-1 whenever a call is made.
+59 ms. So decoding sequences own slots 0..n-1 whenever a call is made, those of one adapter side by
+side, since they share a call.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,14 +53,22 @@ class SlotTable:
         return slot
 
     def next_move(self) -> Move | None:
-        """The move that fills the lowest hole among the decoding sequences; None when they are dense."""
+        """The move that fills the lowest hole among the decoding sequences; None when they are dense.
+
+        Adapters keep the order of their lowest slots, so that few sequences have to move. A slot that
+        a sequence of another adapter decodes in is a hole too.
+        """
         decoding = [seq for seq in self if seq.is_decoding]
-        for hole in range(len(decoding)):
-            displaced = self._occupants[hole]
-            if displaced is None or not displaced.is_decoding:
-                highest = decoding[-1]
-                assert highest.slot is not None
-                return Move(highest, highest.slot, hole, displaced)
+        counts = Counter(seq.lora for seq in decoding)
+        hole = 0
+        for lora, count in counts.items():
+            for target in range(hole, hole + count):
+                displaced = self._occupants[target]
+                if displaced is None or not displaced.is_decoding or displaced.lora != lora:
+                    highest = next(seq for seq in reversed(decoding) if seq.lora == lora)
+                    assert highest.slot is not None
+                    return Move(highest, highest.slot, target, displaced)
+            hole += count
         return None
 
     def apply(self, move: Move) -> None:

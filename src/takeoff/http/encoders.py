@@ -16,7 +16,7 @@ from takeoff.http.ports import Service
 from takeoff.http.texts import GroupName, check_texts, like
 from takeoff.request import EncodeRequest, Encoding, Task, Text
 from takeoff.settings import Settings
-from takeoff.settings.fields import DEFAULT_GROUP
+from takeoff.settings.values import DEFAULT_GROUP
 
 Pairs = Annotated[list[tuple[StrictStr, StrictStr]], Field(fail_fast=True)]
 

@@ -24,7 +24,7 @@ from takeoff.http.ports import Generation, Service
 from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
 from takeoff.request import MAX_LOGIT_BIASES, FinishReason, Request, SamplingParams
-from takeoff.settings.fields import DEFAULT_GROUP
+from takeoff.settings.values import DEFAULT_GROUP
 
 MAX_PROMPTS = 128
 MAX_N = 16

@@ -20,7 +20,7 @@ from takeoff.http.ports import Service
 from takeoff.http.texts import like
 from takeoff.request import EncodeRequest, Task
 from takeoff.settings import Settings
-from takeoff.settings.fields import DEFAULT_GROUP
+from takeoff.settings.values import DEFAULT_GROUP
 
 _HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {"dimensions": (None,)}
 

@@ -31,7 +31,7 @@ from takeoff.http.sse import TokenEvents, tight_event
 from takeoff.http.texts import GroupName, check_texts, like
 from takeoff.request import Constraint, ConstraintKind, Request, SamplingParams
 from takeoff.settings import Settings
-from takeoff.settings.fields import DEFAULT_GROUP
+from takeoff.settings.values import DEFAULT_GROUP
 
 DEFAULT_MAX_NEW_TOKENS = 128
 MAX_TOKENS = 10_000_000

@@ -108,7 +108,7 @@ def token_router(service: Service, settings: Settings) -> APIRouter:
         body = await parse_body(http_request, DetokenizeBody)
         skip = body.skip_special_tokens is not False
         text = await unless_client_leaves(
-            http_request, lambda: service.detokenize(reader_id, body.tokens, skip_special_tokens=skip)
+            http_request, lambda: service.detokenize(reader_id, [*body.tokens], skip_special_tokens=skip)
         )
         return JSONResponse({"text": text})
 

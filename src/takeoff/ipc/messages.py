@@ -2,8 +2,10 @@
 
     service  --> engine      Load, Submit, Cancel
     engine   --> service     Progress, Loaded, LoadFailed, Step, Heartbeat
-    service  --> preparer    LoadVocabulary, Prepare
-    preparer --> service     VocabularyLoaded, LoadFailed, Prepared, PrepareFailed
+    service  --> encoder     LoadEncoder, Encode, Cancel
+    encoder  --> service     EncoderLoaded, LoadFailed, Encoded, EncodeFailed, Heartbeat
+    service  --> preparer    LoadVocabulary, then questions
+    preparer --> service     VocabularyLoaded, LoadFailed, then an answer or PrepareFailed to each
 
 A closed socket is the order to stop: a child whose parent is gone must not live on.
 """
@@ -14,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from takeoff.request import SamplingParams, TokenEvent
+from takeoff.request import SamplingParams, Task, Text, TokenEvent
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -22,6 +24,14 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 # --- service -> engine -------------------------------------------------------------------------
+
+
+class Lora(msgspec.Struct, frozen=True, array_like=True):
+    """An adapter that requests may name; its file was checked against the model's."""
+
+    name: str
+    path: str
+    scale: float = 1.0  # of its effect: 1 as it was trained
 
 
 class Load(Message, frozen=True):
@@ -39,6 +49,8 @@ class Load(Message, frozen=True):
     deterministic: bool
     cache_bytes: int  # budget of the prefix cache's snapshots
     itl_slo_ms: float | None  # longest gap a prefill may cause; None: a multiple of the decode step
+    turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
+    loras: list[Lora] = []  # names differ
 
 
 class Submit(Message, frozen=True):
@@ -49,6 +61,7 @@ class Submit(Message, frozen=True):
     sampling: SamplingParams  # seed is set
     tenant: str
     emitted_token_ids: list[int] = []
+    lora: str | None = None  # name of an adapter of `Load.loras`; None: the model as it is
 
 
 class Cancel(Message, frozen=True):
@@ -93,6 +106,71 @@ class Heartbeat(Message, frozen=True):
     counters: dict[str, float]  # names of observe.metrics: sums since start
 
 
+# --- service <-> encoder -------------------------------------------------------------------------
+
+
+class LoadEncoder(Message, frozen=True):
+    """The first message to an encoder: a model that embeds or classifies."""
+
+    model_path: str  # a folder of the HF layout, or a GGUF file
+    task: Task
+    n_threads: int
+    max_batch_size: int  # texts computed together
+    batch_duration_s: float  # a text waits this long for others at most
+    max_tokens: int | None  # of one text; None: what the model takes. A longer one is refused
+    turns_fd: int | None = None
+
+
+class EncoderLoaded(Message, frozen=True):
+    pid: int
+    num_dimensions: int  # of a vector, or classes
+    max_tokens: int
+    labels: tuple[str, ...]  # of the classes
+    load_s: float
+
+
+class Encode(Message, frozen=True):
+    request_id: int
+    texts: list[Text]
+
+
+class Encoded(Message, frozen=True):
+    request_id: int
+    vectors: bytes  # float32 in this machine's order, [num texts, num_dimensions]
+    num_tokens: int
+
+
+class EncodeFailed(Message, frozen=True):
+    request_id: int
+    error: str
+    code: Literal["invalid_request", "context_length_exceeded", "engine_failed"]
+
+
+class EncoderTokenize(Message, frozen=True):
+    """Show how a text is cut into tokens."""
+
+    request_id: int
+    text: str
+    skip_special_tokens: bool
+
+
+class EncoderTokenized(Message, frozen=True):
+    request_id: int
+    token_ids: list[int]
+    tokens: list[str]
+
+
+class EncoderDetokenize(Message, frozen=True):
+    request_id: int
+    tokens: list[int | str]
+    skip_special_tokens: bool
+
+
+class EncoderDetokenized(Message, frozen=True):
+    request_id: int
+    text: str
+
+
 # --- service <-> preparer ----------------------------------------------------------------------
 
 
@@ -109,25 +187,79 @@ class VocabularyLoaded(Message, frozen=True):
 class Prepare(Message, frozen=True):
     """Turn text into token ids."""
 
-    prepare_id: int
+    ask_id: int
     text: str
     chat_template: Literal["auto", "on", "off"]  # auto: wrap where the model has a template, the text none
     max_tokens: int  # a longer prompt is refused, with its length in the error
+    keep_tokens: int | None = None  # a longer prompt loses the beginning of its text first
 
 
 class Prepared(Message, frozen=True):
-    prepare_id: int
+    ask_id: int
     token_ids: list[int]
 
 
+class Tokenize(Message, frozen=True):
+    """Show how a text is cut into tokens."""
+
+    ask_id: int
+    text: str
+    chat_template: Literal["auto", "on", "off"]
+    skip_special_tokens: bool
+
+
+class Tokenized(Message, frozen=True):
+    ask_id: int
+    token_ids: list[int]
+    tokens: list[str]  # as the vocabulary writes them
+
+
+class Detokenize(Message, frozen=True):
+    ask_id: int
+    tokens: list[int | str]
+    skip_special_tokens: bool
+
+
+class Detokenized(Message, frozen=True):
+    ask_id: int
+    text: str
+
+
+class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
+    role: str
+    content: str
+
+
+class RenderChat(Message, frozen=True):
+    """Write conversations as the model's chat template does."""
+
+    ask_id: int
+    conversations: list[list[ChatMessage]]
+    add_generation_prompt: bool
+
+
+class ChatRendered(Message, frozen=True):
+    ask_id: int
+    texts: list[str]
+
+
 class PrepareFailed(Message, frozen=True):
-    prepare_id: int
+    """The answer to any question that can't be answered."""
+
+    ask_id: int
     error: str
     code: Literal["invalid_request", "context_length_exceeded", "preparer_failed"]
-    hint: str | None
+    hint: str | None = None
+    param: str | None = None
 
 
 ToEngine = Load | Submit | Cancel
 FromEngine = Progress | Loaded | LoadFailed | Step | Heartbeat
-ToPreparer = LoadVocabulary | Prepare
-FromPreparer = VocabularyLoaded | LoadFailed | Prepared | PrepareFailed
+ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
+FromEncoder = (
+    EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat
+)
+Question = Prepare | Tokenize | Detokenize | RenderChat
+Answer = Prepared | Tokenized | Detokenized | ChatRendered
+ToPreparer = LoadVocabulary | Question
+FromPreparer = VocabularyLoaded | LoadFailed | Answer | PrepareFailed

@@ -72,6 +72,7 @@ class EncoderModel:
     folder: Path
     onnx: OnnxFile
     tokenizer_path: Path
+    config_path: Path
     file_bytes: int
     architecture: str
     task: Task
@@ -175,7 +176,8 @@ def read_encoder(folder: Path) -> EncoderModel:
     onnx = read_onnx(path)
     tokenizer_path = _beside(folder, path, "tokenizer.json")
     _decode(tokenizer_path, _Tokenizer, MAX_TOKENIZER_BYTES)
-    config = _decode(_beside(folder, path, "config.json"), _Config)
+    config_path = _beside(folder, path, "config.json")
+    config = _decode(config_path, _Config)
     task = _task(config, onnx)
     modules = _read_modules(folder)
     sentence_bert = _optional(folder / "sentence_bert_config.json", _SentenceBert, _SentenceBert())
@@ -185,6 +187,7 @@ def read_encoder(folder: Path) -> EncoderModel:
         folder=folder,
         onnx=onnx,
         tokenizer_path=tokenizer_path,
+        config_path=config_path,
         file_bytes=onnx.file_bytes + tokenizer_path.stat().st_size,
         architecture=config.model_type[:100],
         task=task,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile
+from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
-from takeoff.settings import Settings
+from takeoff.settings import ReaderSettings
 
 DEFAULT_SLOTS = 16
 DEFAULT_CONTEXT = 4_096
@@ -34,6 +36,7 @@ class Plan:
     n_gpu_layers: int
     flash_attention: bool
     weights_bytes: int
+    lora_bytes: int
     kv_bytes: int
     compute_bytes: int
     cache_bytes: int
@@ -42,7 +45,8 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.cache_bytes + self.process_bytes
+        model_bytes = self.weights_bytes + self.lora_bytes + self.kv_bytes + self.compute_bytes
+        return model_bytes + self.cache_bytes + self.process_bytes
 
     @property
     def fits(self) -> bool:
@@ -50,8 +54,10 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
+        loras = [f"adapters       {_mb(self.lora_bytes)}"] if self.lora_bytes else []
         return [
             f"weights        {_mb(self.weights_bytes)}",
+            *loras,
             f"KV cache       {_mb(self.kv_bytes)}   {self.n_slots} slots of {self.n_ctx_slot} tokens",
             f"buffers        {_mb(self.compute_bytes)}",
             f"prefix cache   {_mb(self.cache_bytes)}   at most",
@@ -60,7 +66,9 @@ class Plan:
         ]
 
 
-def make_plan(model: GgufFile, settings: Settings, machine: Machine) -> Plan:
+def make_plan(
+    model: GgufFile, settings: ReaderSettings, machine: Machine, *, loras: Sequence[LoraFile] = ()
+) -> Plan:
     """Decide slots and context, honouring what was asked for.
 
     Raises:
@@ -77,7 +85,8 @@ def make_plan(model: GgufFile, settings: Settings, machine: Machine) -> Plan:
             f"--context {settings.context} is more than the {model.context_length} tokens of this model",
             hint=f"--context {model.context_length}",
         )
-    plan = _plan(model, settings, machine, slots, context, available)
+    lora_bytes = sum(lora.num_bytes for lora in loras)
+    plan = _plan(model, settings, machine, slots, context, available, lora_bytes)
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
     smaller = _shrink(plan, model, settings, machine, limit)
     if smaller.fits:
@@ -85,7 +94,7 @@ def make_plan(model: GgufFile, settings: Settings, machine: Machine) -> Plan:
     raise _refusal(plan, model, settings, machine)
 
 
-def _shrink(plan: Plan, model: GgufFile, settings: Settings, machine: Machine, limit: int) -> Plan:
+def _shrink(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Machine, limit: int) -> Plan:
     """The largest plan within `limit` that changes nothing the user named: first context, then slots."""
     while plan.total_bytes > limit:
         if settings.context is None and plan.n_ctx_slot > LEAST_CONTEXT:
@@ -94,11 +103,11 @@ def _shrink(plan: Plan, model: GgufFile, settings: Settings, machine: Machine, l
             context, slots = plan.n_ctx_slot, plan.n_slots // 2
         else:
             return plan
-        plan = _plan(model, settings, machine, slots, context, plan.available_bytes)
+        plan = _plan(model, settings, machine, slots, context, plan.available_bytes, plan.lora_bytes)
     return plan
 
 
-def _refusal(plan: Plan, model: GgufFile, settings: Settings, machine: Machine) -> PlanError:
+def _refusal(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Machine) -> PlanError:
     """All the numbers, and the largest setting that fits, tried."""
     free = settings.model_copy(update={"max_slots": None, "context": None, "prefix_cache_mb": 0})
     smallest = _shrink(replace(plan, cache_bytes=0), model, free, machine, plan.available_bytes)
@@ -117,7 +126,13 @@ def _refusal(plan: Plan, model: GgufFile, settings: Settings, machine: Machine) 
 
 
 def _plan(
-    model: GgufFile, settings: Settings, machine: Machine, slots: int, context: int, available: int
+    model: GgufFile,
+    settings: ReaderSettings,
+    machine: Machine,
+    slots: int,
+    context: int,
+    available: int,
+    lora_bytes: int,
 ) -> Plan:
     if settings.deterministic and settings.flash_attention == "on":
         raise SettingsError("--deterministic needs --flash-attention off", param="flash_attention")
@@ -134,6 +149,7 @@ def _plan(
         n_gpu_layers=gpu_layers(model, settings, machine),
         flash_attention=flash_attention,
         weights_bytes=model.tensor_bytes + model.repacked_bytes,
+        lora_bytes=lora_bytes,
         kv_bytes=_kv_bytes(model, slots, context, ubatch),
         compute_bytes=_compute_bytes(model, slots, context, ubatch, flash_attention=flash_attention),
         cache_bytes=settings.prefix_cache_mb << 20,
@@ -142,7 +158,7 @@ def _plan(
     )
 
 
-def gpu_layers(model: GgufFile, settings: Settings, machine: Machine) -> int:
+def gpu_layers(model: GgufFile, settings: ReaderSettings, machine: Machine) -> int:
     """Layers to put on the GPU: as many as fit into what is free on it, or as many as were asked for.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -21,7 +22,7 @@ MAX_ADDED_CHARACTERS = 1_000_000  # of a rendered template, beyond the message i
 
 
 class TemplateRefused(Exception):
-    """The template called `raise_exception`: it doesn't take this message."""
+    """The template called `raise_exception`: it doesn't take these messages."""
 
 
 class TemplateBroken(Exception):
@@ -42,20 +43,23 @@ class ChatTemplate:
         except (TemplateError, RecursionError, MemoryError) as exc:
             raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
 
-    def render(self, content: str) -> str:
-        """`content` as the message of a user, and the opening of the assistant's answer.
+    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """A conversation of roles and contents; at its end the opening of the assistant's answer.
 
         Raises:
-            TemplateRefused: the template says that it doesn't take this message.
+            TemplateRefused: the template says that it doesn't take these messages.
             TemplateBroken: any other end but a text of reasonable length.
         """
-        messages = [{"role": "user", "content": content}]
-        limit = len(content) + MAX_ADDED_CHARACTERS
+        limit = sum(len(message["content"]) for message in messages) + MAX_ADDED_CHARACTERS
         parts: list[str] = []
         length = 0
         try:
             for part in self._template.generate(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._values
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._values,
             ):
                 length += len(part)
                 if length > limit:

@@ -1,6 +1,6 @@
 """The preparer process: `python -m takeoff.prepare.process FD`, FD being its end of a socket pair.
 
-Answers one Prepare after the other. It knows no deadline: who asks kills it when it is late. A
+Answers one question after the other. It knows no deadline: who asks kills it when it is late. A
 thread of its own reads the socket, so that a process whose parent is gone goes too, in the middle
 of a template if need be.
 """
@@ -15,24 +15,18 @@ import sys
 import threading
 from pathlib import Path
 
-from takeoff.errors import InvalidRequest, ModelError
+from takeoff.errors import ModelError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
     FromPreparer,
     LoadFailed,
     LoadVocabulary,
-    Prepare,
-    Prepared,
-    PrepareFailed,
     ToPreparer,
     VocabularyLoaded,
 )
 from takeoff.ipc.parent import open_parent_channel
-from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
-from takeoff.prepare.prompt import PromptBuilder
+from takeoff.prepare.answers import MEMORY_LIMIT_BYTES, Answerer
 from takeoff.prepare.tokenizer import Tokenizer
-
-MEMORY_LIMIT_BYTES = 2 << 30  # that requests may add to what the vocabulary took
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +40,8 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     load = channel.receive()
     if not isinstance(load, LoadVocabulary):
         raise ChannelClosed(f"the first message must be LoadVocabulary, got {type(load).__name__}")
-    requests: queue.SimpleQueue[ToPreparer] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(channel, requests), name="receive", daemon=True).start()
+    questions: queue.SimpleQueue[ToPreparer] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(channel, questions), name="receive", daemon=True).start()
     try:
         tokenizer = Tokenizer(load.model_path)
     except ModelError as exc:
@@ -55,42 +49,18 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
         return
     _limit_memory()
     channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, tokenizer.chat_template is not None))
-    builder = PromptBuilder(tokenizer)
+    answerer = Answerer(tokenizer)
     while True:
-        request = requests.get()
-        if not isinstance(request, Prepare):
-            raise ChannelClosed(f"expected Prepare, got {type(request).__name__}")
-        channel.send(answer(builder, request))
+        question = questions.get()
+        if isinstance(question, LoadVocabulary):
+            raise ChannelClosed("a preparer is loaded once")
+        channel.send(answerer.answer(question))
 
 
-def answer(builder: PromptBuilder, request: Prepare) -> Prepared | PrepareFailed:
-    """Build one prompt, or say why not."""
-    try:
-        ids = builder.build(request.text, request.chat_template)
-    except InvalidRequest as exc:
-        return PrepareFailed(request.prepare_id, exc.message, "invalid_request", exc.hint)
-    except TemplateRefused as exc:
-        return PrepareFailed(request.prepare_id, str(exc), "invalid_request", None)
-    except TemplateBroken as exc:
-        hint = "serve with --chat-template off, or use another model file"
-        return PrepareFailed(request.prepare_id, str(exc), "preparer_failed", hint)
-    except MemoryError:
-        error = f"preparing the prompt needs more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory"
-        return PrepareFailed(request.prepare_id, error, "preparer_failed", None)
-    if len(ids) > request.max_tokens:
-        error = (
-            f"the prompt has {len(ids)} tokens, but a sequence holds {request.max_tokens + 1} "
-            "and one of them is the completion's"
-        )
-        hint = "shorten the prompt, or serve with a larger --context"
-        return PrepareFailed(request.prepare_id, error, "context_length_exceeded", hint)
-    return Prepared(request.prepare_id, ids)
-
-
-def _receive(channel: Channel[ToPreparer, FromPreparer], requests: queue.SimpleQueue[ToPreparer]) -> None:
+def _receive(channel: Channel[ToPreparer, FromPreparer], questions: queue.SimpleQueue[ToPreparer]) -> None:
     try:
         while True:
-            requests.put(channel.receive())
+            questions.put(channel.receive())
     except ChannelClosed:
         os._exit(0)  # the main thread may be inside a template that never ends
 

@@ -50,10 +50,9 @@ class Tokenizer:
         template: bytes | None = C.llama_model_chat_template(model, None)
         self.chat_template = None if template is None else template.decode("utf-8", "replace")
         self.special_texts = SpecialTexts(
-            self.text(token_id)
-            for token_id in range(self.n_vocab)
-            if C.llama_vocab_get_attr(self._vocab, token_id) & _PARSED_ONLY_AS_SPECIAL
+            self.text(token_id) for token_id in range(self.n_vocab) if self.is_control(token_id)
         )
+        self._ids: dict[str, int] | None = None  # made when first asked for
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without BOS or EOS of the vocabulary's own.
@@ -69,6 +68,16 @@ class Tokenizer:
             ids = (C.llama_token * room)()
             count = C.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
         return ids[:count]
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token stands for no text of its own: BOS, EOS, a role, padding."""
+        return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _PARSED_ONLY_AS_SPECIAL)
+
+    def find(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes as `text`."""
+        if self._ids is None:
+            self._ids = {self.text(token_id): token_id for token_id in range(self.n_vocab)}
+        return self._ids.get(text)
 
     def text(self, token_id: int) -> str:
         """The text of one token as the vocabulary writes it; '' for an id of -1."""

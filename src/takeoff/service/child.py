@@ -38,8 +38,12 @@ class Child(Generic[Incoming, Outgoing]):
         command: Sequence[str],
         incoming: type[Incoming] | object,
         environ: Mapping[str, str],
+        *,
+        keep_fds: Sequence[int] = (),
     ) -> Child[Incoming, Outgoing]:
         """Run `command` with the number of its end of a socket pair as last argument.
+
+        Of our open files it gets `keep_fds` only, under their own numbers.
 
         The child gets a session of its own: Ctrl-C in the terminal is for us, who drain it.
 
@@ -52,7 +56,7 @@ class Child(Generic[Incoming, Outgoing]):
                 *command,
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *keep_fds),
                 start_new_session=True,
                 env={name: text for name, text in os.environ.items() if name not in _SECRETS} | dict(environ),
             )

@@ -2,33 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from takeoff.errors import NotFound
-from takeoff.service.reader import Reader
+from takeoff.errors import InvalidRequest, NotFound
+from takeoff.request import Task
+from takeoff.service.reader import Reader, ReaderState
 
-PRIMARY = "primary"
+_DOES = {Task.GENERATE: "generates text", Task.EMBED: "embeds", Task.CLASSIFY: "classifies"}
 
 
 class Groups:
-    """Which reader serves a request of a group. Every group has at least one reader."""
+    """All readers, by id; which of them serves a request."""
 
-    def __init__(self, readers: Mapping[str, list[Reader]]) -> None:
-        self._readers = dict(readers)
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        """Requests of `reserved` groups wait while no reader is up."""
+        self._readers: dict[str, Reader] = {}
+        self._reserved = frozenset(reserved)
+
+    def __contains__(self, reader_id: str) -> bool:
+        return reader_id in self._readers
+
+    def readers(self) -> list[Reader]:
+        return list(self._readers.values())
 
     def names(self) -> list[str]:
-        return list(self._readers)
+        """The groups that have readers."""
+        return list(dict.fromkeys(reader.group for reader in self._readers.values()))
 
-    def all_readers(self) -> list[Reader]:
-        return [reader for readers in self._readers.values() for reader in readers]
+    def is_reserved(self, group: str) -> bool:
+        return group in self._reserved
 
-    def pick(self, group: str) -> Reader:
-        """The reader of `group` to use now: a live one if there is, the least loaded of them.
+    def add(self, reader: Reader) -> None:
+        self._readers[reader.reader_id] = reader
+
+    def remove(self, reader_id: str) -> None:
+        self._readers.pop(reader_id, None)
+
+    def reader(self, reader_id: str) -> Reader:
+        """The reader of that id.
 
         Raises:
-            NotFound: no such group; the message names those there are.
+            NotFound: there is none; the message names those there are.
         """
-        readers = self._readers.get(group)
-        if not readers:
-            raise NotFound(f"there is no group {group!r}, only {', '.join(self._readers)}", param="group")
-        return min(readers, key=lambda reader: (not reader.is_live, reader.num_open))
+        reader = self._readers.get(reader_id)
+        if reader is None:
+            there = ", ".join(self._readers) or "none"
+            raise NotFound(f"there is no reader {reader_id!r}, only {there}", param="reader_id")
+        return reader
+
+    def pick(self, name: str, task: Task) -> Reader | None:
+        """The reader to use now: of those that serve `name` a live one if there is, the least loaded.
+
+        `name` is a group's, a reader's id or a model's. None: a reserved group without any reader.
+
+        Raises:
+            NotFound: nothing has that name; the message says what there is.
+            InvalidRequest: what has it does another task.
+        """
+        candidates = self._named(name)
+        if not candidates:
+            if name in self._reserved:
+                return None
+            there = ", ".join(self.names()) or "none"
+            raise NotFound(f"there is no group {name!r}, only {there}", param="group")
+        fitting = [reader for reader in candidates if reader.launch is None or reader.task is task]
+        if not fitting:
+            does = _DOES[candidates[0].task]
+            raise InvalidRequest(
+                f"the model {candidates[0].model_name} of {name!r} {does}: it can't be asked for this",
+                param="group",
+                hint=f"name a group whose model {_DOES[task]}",
+            )
+        return min(fitting, key=_preference)
+
+    def _named(self, name: str) -> list[Reader]:
+        readers = [reader for reader in self._readers.values() if reader.state is not ReaderState.DRAINING]
+        return (
+            [reader for reader in readers if reader.group == name]
+            or [reader for reader in readers if reader.reader_id == name]
+            or [reader for reader in readers if reader.model_name == name]
+        )
+
+
+def _preference(reader: Reader) -> tuple[int, float]:
+    """Live before coming back before loading before dead; then the least loaded."""
+    if reader.is_live:
+        rank = 0
+    elif reader.state is ReaderState.LOADING:
+        rank = 1 if reader.has_served else 2
+    else:
+        rank = 3
+    return rank, reader.load_share

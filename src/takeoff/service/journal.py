@@ -5,12 +5,12 @@ In memory. Every accepted request leaves it with exactly one terminal event.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from takeoff.ipc.messages import Submit
-from takeoff.request import FinishReason, TokenEvent
+from takeoff.request import TokenEvent
 from takeoff.service.generation import Generation
+from takeoff.service.reader import Reader
 
 
 @dataclass(eq=False, slots=True)
@@ -18,6 +18,7 @@ class Entry:
     """One open request."""
 
     submit: Submit  # prompt token ids, parameters, seed
+    reader: Reader  # that computes it
     generation: Generation
     arrived_at: float  # monotonic seconds
     emitted_token_ids: list[int] = field(default_factory=list)
@@ -25,22 +26,20 @@ class Entry:
 
 
 class Journal:
-    """The open requests by id; counts what came and how it ended."""
+    """The open requests by id."""
 
     def __init__(self) -> None:
         self._open: dict[int, Entry] = {}
-        self.num_accepted = 0
-        self.num_ended: Counter[FinishReason] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def entries(self, reader: Reader | None = None) -> list[Entry]:
+        """Those of `reader`, or all."""
+        return [entry for entry in self._open.values() if reader is None or entry.reader is reader]
 
-    def open_ids(self) -> list[int]:
-        return list(self._open)
+    def find(self, request_id: int) -> Entry | None:
+        return self._open.get(request_id)
 
     def accept(self, entry: Entry) -> None:
         self._open[entry.submit.request_id] = entry
-        self.num_accepted += 1
 
     def record(self, event: TokenEvent) -> Entry | None:
         """Write down what a step did. None: that request has ended already, the event is void."""
@@ -50,5 +49,4 @@ class Journal:
         entry.emitted_token_ids += event.token_ids
         if event.finish_reason is not None:
             del self._open[event.request_id]
-            self.num_ended[event.finish_reason] += 1
         return entry

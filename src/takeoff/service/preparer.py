@@ -18,12 +18,21 @@ from typing import Literal
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong, TakeoffError
 from takeoff.ipc.channel import ChannelClosed
 from takeoff.ipc.messages import (
+    Answer,
+    ChatMessage,
+    ChatRendered,
+    Detokenize,
+    Detokenized,
     FromPreparer,
     LoadFailed,
     LoadVocabulary,
     Prepare,
     Prepared,
     PrepareFailed,
+    Question,
+    RenderChat,
+    Tokenize,
+    Tokenized,
     ToPreparer,
     VocabularyLoaded,
 )
@@ -32,6 +41,7 @@ from takeoff.service.child import Child
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
 LARGE_TEXT_CHARACTERS = 65_536
+TemplateUse = Literal["auto", "on", "off"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +53,11 @@ _ERRORS: dict[str, type[TakeoffError]] = {
 
 
 @dataclass(eq=False, slots=True)
-class _Question:
-    """One text on its way to token ids."""
+class _Asked:
+    """One question on its way to its answer."""
 
-    message: Prepare
-    answer: asyncio.Future[list[int]]
+    question: Question
+    answer: asyncio.Future[Answer]
 
 
 class Preparer:
@@ -69,8 +79,7 @@ class Preparer:
         self._environ = environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
         self._on_restart = on_restart
         self._backoff = Backoff()
-        self._ids = itertools.count()
-        self._waiting: collections.deque[_Question] = collections.deque()
+        self._waiting: collections.deque[_Asked] = collections.deque()
         self._wake = asyncio.Event()
         self._child: Child[FromPreparer, ToPreparer] | None = None
         self._started_at = 0.0
@@ -86,18 +95,16 @@ class Preparer:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="preparer")
 
-    async def prepare(
-        self, text: str, chat_template: Literal["auto", "on", "off"], max_tokens: int
-    ) -> list[int]:
-        """Token ids of `text`, at most `max_tokens`.
+    async def ask(self, question: Question) -> Answer:
+        """The answer to `question`; whoever asks numbers the questions.
 
         Raises:
-            InvalidRequest, PromptTooLong: the text can't be served.
-            PreparerFailed: the preparer was late or died of this text, or can't be started.
+            InvalidRequest, PromptTooLong: the question can't be answered.
+            PreparerFailed: the preparer was late or died of this question, or can't be started.
         """
         self.start()
-        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Question(Prepare(next(self._ids), text, chat_template, max_tokens), answer))
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Asked(question, answer))
         self._wake.set()
         return await answer
 
@@ -119,17 +126,17 @@ class Preparer:
                 await self._recover(f"the preparer could not be started: {exc or 'it took too long'}", None)
                 continue
             try:
-                question = await self._next_question(child)
+                asked = await self._next(child)
             except ChannelClosed:
                 await self._recover("the preparer died while it had nothing to do", None)
                 continue
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    await self._ask(child, question)
+                    await self._ask(child, asked)
             except TimeoutError:
-                await self._recover(f"preparing the prompt took more than {self._timeout_s:g} s", question)
+                await self._recover(f"preparing the prompt took more than {self._timeout_s:g} s", asked)
             except ChannelClosed:
-                await self._recover("the preparer died while preparing the prompt", question)
+                await self._recover("the preparer died while preparing the prompt", asked)
 
     async def _start_child(self) -> Child[FromPreparer, ToPreparer]:
         """A child that has loaded the vocabulary."""
@@ -146,7 +153,7 @@ class Preparer:
         self.vocabulary = reply
         return child
 
-    async def _next_question(self, child: Child[FromPreparer, ToPreparer]) -> _Question:
+    async def _next(self, child: Child[FromPreparer, ToPreparer]) -> _Asked:
         """The oldest question that somebody still waits for.
 
         Raises:
@@ -154,9 +161,9 @@ class Preparer:
         """
         while True:
             while self._waiting:
-                question = self._waiting.popleft()
-                if not question.answer.done():
-                    return question
+                asked = self._waiting.popleft()
+                if not asked.answer.done():
+                    return asked
             self._wake.clear()
             await self._woken_or_lost(child)
 
@@ -173,24 +180,24 @@ class Preparer:
                 task.cancel()
             await asyncio.gather(woken, lost, return_exceptions=True)
 
-    async def _ask(self, child: Child[FromPreparer, ToPreparer], question: _Question) -> None:
+    async def _ask(self, child: Child[FromPreparer, ToPreparer], asked: _Asked) -> None:
         try:
-            child.channel.send(question.message)
+            child.channel.send(asked.question)
         except ValueError as exc:
-            question.answer.set_exception(InvalidRequest(str(exc)))
+            asked.answer.set_exception(InvalidRequest(str(exc)))
             return
         reply = await child.channel.receive()
-        if question.answer.done():  # whoever asked has left
+        if isinstance(reply, VocabularyLoaded | LoadFailed) or reply.ask_id != asked.question.ask_id:
+            raise ChannelClosed(f"unexpected answer {type(reply).__name__}")
+        if asked.answer.done():  # whoever asked has left
             return
-        match reply:
-            case Prepared(prepare_id=question.message.prepare_id, token_ids=token_ids):
-                question.answer.set_result(token_ids)
-            case PrepareFailed(prepare_id=question.message.prepare_id):
-                question.answer.set_exception(_ERRORS[reply.code](reply.error, hint=reply.hint))
-            case _:
-                raise ChannelClosed(f"unexpected answer {type(reply).__name__}")
+        if isinstance(reply, PrepareFailed):
+            error = _ERRORS[reply.code](reply.error, hint=reply.hint, param=reply.param)
+            asked.answer.set_exception(error)
+        else:
+            asked.answer.set_result(reply)
 
-    async def _recover(self, error: str, culprit: _Question | None) -> None:
+    async def _recover(self, error: str, culprit: _Asked | None) -> None:
         """Kill what is left of the process, tell the one at fault, wait if this is a storm."""
         ending = ""
         if self._child is not None:
@@ -207,9 +214,9 @@ class Preparer:
 
     def _refuse_waiting(self, error: PreparerFailed) -> None:
         while self._waiting:
-            question = self._waiting.popleft()
-            if not question.answer.done():
-                question.answer.set_exception(error)
+            asked = self._waiting.popleft()
+            if not asked.answer.done():
+                asked.answer.set_exception(error)
 
 
 class Preparers:
@@ -218,6 +225,7 @@ class Preparers:
     def __init__(self, short: Preparer, large: Preparer) -> None:
         self._short = short
         self._large = large
+        self._ids = itertools.count()
 
     @property
     def short(self) -> Preparer:
@@ -227,23 +235,68 @@ class Preparers:
         self._short.start()
 
     async def prepare(
-        self, text: str, chat_template: Literal["auto", "on", "off"], max_tokens: int
+        self,
+        text: str,
+        chat_template: TemplateUse,
+        max_tokens: int,
+        *,
+        keep_tokens: int | None = None,
     ) -> list[int]:
-        """See `Preparer.prepare`.
+        """Token ids of a prompt, at most `max_tokens`; see `takeoff.prepare.prompt` for the rest.
 
         Raises:
-            InvalidRequest: also for a text that UTF-8 can't carry.
+            InvalidRequest, PromptTooLong, PreparerFailed: see `Preparer.ask`; the first also for a
+                text that UTF-8 can't carry.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            raise InvalidRequest(
-                f"the prompt has a lone surrogate (U+{ord(text[exc.start]):04X}) at position {exc.start}, "
-                "which is not a character",
-                hint="send well-formed Unicode",
-            ) from exc
-        preparer = self._large if len(text) > LARGE_TEXT_CHARACTERS else self._short
-        return await preparer.prepare(text, chat_template, max_tokens)
+        check_unicode(text)
+        question = Prepare(next(self._ids), text, chat_template, max_tokens, keep_tokens)
+        answer = await self._for(len(text)).ask(question)
+        assert isinstance(answer, Prepared)
+        return answer.token_ids
+
+    async def tokenize(
+        self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool
+    ) -> Tokenized:
+        """How `text` is cut into tokens. Raises as `prepare` does."""
+        check_unicode(text)
+        question = Tokenize(next(self._ids), text, chat_template, skip_special_tokens)
+        answer = await self._for(len(text)).ask(question)
+        assert isinstance(answer, Tokenized)
+        return answer
+
+    async def detokenize(self, tokens: list[int | str], *, skip_special_tokens: bool) -> str:
+        """The text of tokens, given as ids or as the vocabulary writes them. Raises as `prepare`."""
+        answer = await self._for(len(tokens)).ask(Detokenize(next(self._ids), tokens, skip_special_tokens))
+        assert isinstance(answer, Detokenized)
+        return answer.text
+
+    async def render_chat(
+        self, conversations: list[list[ChatMessage]], *, add_generation_prompt: bool
+    ) -> list[str]:
+        """Conversations as the model's template writes them. Raises as `prepare`."""
+        contents = [message.content for conversation in conversations for message in conversation]
+        for content in contents:
+            check_unicode(content)
+        question = RenderChat(next(self._ids), conversations, add_generation_prompt)
+        answer = await self._for(sum(map(len, contents))).ask(question)
+        assert isinstance(answer, ChatRendered)
+        return answer.texts
+
+    def _for(self, size: int) -> Preparer:
+        """Who answers a question over so many characters."""
+        return self._large if size > LARGE_TEXT_CHARACTERS else self._short
 
     async def stop(self) -> None:
         await asyncio.gather(self._short.stop(), self._large.stop())
+
+
+def check_unicode(text: str) -> None:
+    """Raise InvalidRequest for a text that UTF-8 can't carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidRequest(
+            f"the prompt has a lone surrogate (U+{ord(text[exc.start]):04X}) at position {exc.start}, "
+            "which is not a character",
+            hint="send well-formed Unicode",
+        ) from exc

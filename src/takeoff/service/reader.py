@@ -1,197 +1,226 @@
-"""A loaded model in an engine process: started, watched, started again when it dies."""
+"""A reader: a loaded model with its settings, in processes of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from takeoff.errors import ModelError
-from takeoff.ipc.channel import ChannelClosed
-from takeoff.ipc.messages import (
-    FromEngine,
-    Heartbeat,
-    Load,
-    Loaded,
-    LoadFailed,
-    Progress,
-    Step,
-    ToEngine,
-)
-from takeoff.request import TokenEvent
-from takeoff.service.backoff import Backoff
-from takeoff.service.child import Child
-
-SILENCE_S = 5.0  # a live engine beats twice a second
-LOAD_SILENCE_S = 300.0  # a huge model from a slow disk may go this long between two signs of progress
-_WATCHES_PER_SILENCE = 5
-
-logger = logging.getLogger(__name__)
+from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
+from takeoff.request import Task
+from takeoff.service.changes import Changes
+from takeoff.service.child import python_module
+from takeoff.service.engine_watch import EngineCalls, EngineWatch, FromAny, ToAny
+from takeoff.service.preparer import Preparer, Preparers
+from takeoff.settings import ReaderSettings
 
 
 class ReaderState(StrEnum):
     LOADING = "loading"
     LIVE = "live"
-    FAILED = "failed"  # its first load failed: it will not be tried again
+    DRAINING = "draining"  # takes nothing new, finishes what it has
+    FAILED = "failed"  # it never loaded: it will not be tried again
     STOPPED = "stopped"
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a reader needs to run, decided by the store and the memory plan."""
+
+    model_name: str
+    model_path: Path
+    task: Task
+    load: Load | LoadEncoder
+    config: dict[str, Any]  # what the model's file says of the model
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The programs of the child processes."""
+
+    engine: Sequence[str] = python_module("takeoff.engine.process")
+    encoder: Sequence[str] = python_module("takeoff.engine.encoder.process")
+    preparer: Sequence[str] = python_module("takeoff.prepare.process")
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderCalls:
+    """What a reader tells of itself, in the event loop."""
+
+    on_message: Callable[[Reader, FromAny], None]
+    on_death: Callable[[Reader, str], None]  # its engine died; what it had in work is lost
+    on_preparer_restart: Callable[[], None]
+
+
 class Reader:
-    """One engine process at a time. Its events and deaths are told by callbacks, in the event loop."""
+    """One model behind one group. Loads from `start`; told to stop by `stop`."""
 
     def __init__(
-        self,
-        name: str,
-        load: Load,
-        command: Sequence[str],
-        *,
-        environ: Mapping[str, str],
-        on_events: Callable[[list[TokenEvent]], None],
-        on_heartbeat: Callable[[Heartbeat], None],
-        on_death: Callable[[str], None],
-        silence_s: float = SILENCE_S,
+        self, reader_id: str, settings: ReaderSettings, calls: ReaderCalls, changes: Changes
     ) -> None:
-        """`on_death` gets the reason, once for each process that dies, live or loading."""
-        self.name = name
-        self.load = load
+        """`changes` is told whenever its state changes, or its last request ends."""
+        self.reader_id = reader_id
+        self.settings = settings
         self.state = ReaderState.LOADING
-        self.error: str | None = None  # why the last process ended
-        self.loaded: Loaded | None = None  # what the last engine that loaded said of itself
-        self.progress = 0.0  # share of the present loading that is done, 0..1
-        self.num_restarts = 0
-        self.num_open = 0  # requests that it serves now; the service counts
-        self.changed = asyncio.Condition()
-        self._command = command
-        self._environ = environ
-        self._on_events = on_events
-        self._on_heartbeat = on_heartbeat
-        self._on_death = on_death
-        self._silence_s = silence_s
-        self._silent_watches = 0
-        self._child: Child[FromEngine, ToEngine] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._verdict: str | None = None  # why we killed the present process ourselves
+        self.error: str | None = None  # why the last engine ended, or why it never started
+        self.launch: Launch | None = None
+        self.preparers: Preparers | None = None  # of a reader that generates
+        self.num_open = 0  # requests that it serves now
+        self._calls = calls
+        self._changes = changes
+        self._engine: EngineWatch | None = None
+
+    @property
+    def group(self) -> str:
+        return self.settings.consumer_group
 
     @property
     def is_live(self) -> bool:
         return self.state is ReaderState.LIVE
 
     @property
-    def pid(self) -> int | None:
-        return None if self._child is None else self._child.pid
+    def has_served(self) -> bool:
+        """Whether it was live once: then a new engine is on its way whenever one dies."""
+        return self._engine is not None and self._engine.loaded is not None
 
-    def start(self) -> None:
-        """Start and watch engines in the background, until `stop`."""
-        self._task = asyncio.create_task(self._run(), name=f"reader {self.name}")
+    @property
+    def model_name(self) -> str:
+        return self.settings.model if self.launch is None else self.launch.model_name
 
-    async def wait_live(self) -> None:
-        """Return when requests can be sent.
+    @property
+    def task(self) -> Task:
+        return Task.GENERATE if self.launch is None else self.launch.task
 
-        Raises:
-            ModelError: the model could not be loaded, or the reader was stopped meanwhile.
-        """
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.state is not ReaderState.LOADING)
-        if not self.is_live:
-            raise ModelError(self.error or "the server is shutting down")
+    @property
+    def progress(self) -> float:
+        return 0.0 if self._engine is None else self._engine.progress
 
-    def send(self, message: ToEngine) -> None:
-        """Send to the engine; if it has just died, `on_death` tells, and the message is lost."""
-        if self._child is not None:
-            try:
-                self._child.channel.send(message)
-            except ChannelClosed:
-                logger.debug("%s was not sent: the engine is gone", type(message).__name__)
+    @property
+    def num_restarts(self) -> int:
+        return 0 if self._engine is None else self._engine.num_restarts
+
+    @property
+    def last_heartbeat_at(self) -> float:
+        """Seconds since the epoch; 0 before the first."""
+        return 0.0 if self._engine is None else self._engine.last_heartbeat_at
+
+    @property
+    def engine_pid(self) -> int | None:
+        return None if self._engine is None else self._engine.pid
+
+    @property
+    def pids(self) -> list[int]:
+        pids = [self.engine_pid, None if self.preparers is None else self.preparers.short.pid]
+        return [pid for pid in pids if pid is not None]
+
+    @property
+    def loaded(self) -> Loaded:
+        """What the engine of a generating reader said of itself; only once it has served."""
+        assert self._engine is not None
+        assert isinstance(self._engine.loaded, Loaded)
+        return self._engine.loaded
+
+    @property
+    def encoder(self) -> EncoderLoaded:
+        """What the engine of an encoding reader said of itself; only once it has served."""
+        assert self._engine is not None
+        assert isinstance(self._engine.loaded, EncoderLoaded)
+        return self._engine.loaded
+
+    @property
+    def load(self) -> Load:
+        """What the engine of a generating reader is told; only once it was launched."""
+        assert self.launch is not None
+        assert isinstance(self.launch.load, Load)
+        return self.launch.load
+
+    @property
+    def n_ctx_slot(self) -> int:
+        """Tokens of one sequence: as planned, or less if the kernels gave less."""
+        planned = self.load.n_ctx_slot
+        return min(planned, self.loaded.n_ctx_slot) if self.has_served else planned
+
+    @property
+    def load_share(self) -> float:
+        """Open requests for each that it computes at once."""
+        if self.launch is None:
+            return 0.0
+        load = self.launch.load
+        return self.num_open / (load.n_slots if isinstance(load, Load) else load.max_batch_size)
+
+    def start(
+        self, launch: Launch, commands: Commands, environ: dict[str, str], prepare_timeout_s: float
+    ) -> None:
+        """Start the processes; returns at once, the model loads in the background."""
+        self.launch = launch
+        is_generating = launch.task is Task.GENERATE
+        calls = EngineCalls(
+            on_message=lambda message: self._calls.on_message(self, message),
+            on_loaded=self._loaded,
+            on_death=self._died,
+        )
+        command = commands.engine if is_generating else commands.encoder
+        self._engine = EngineWatch(self.reader_id, launch.load, command, calls, environ=environ)
+        if is_generating:
+            short, large = (
+                Preparer(
+                    commands.preparer,
+                    str(launch.model_path),
+                    timeout_s=prepare_timeout_s,
+                    environ=environ,
+                    on_restart=self._calls.on_preparer_restart,
+                )
+                for _ in range(2)
+            )
+            self.preparers = Preparers(short, large)
+            self.preparers.start()
+        self._engine.start()
+
+    def fail(self, error: str) -> None:
+        """It can't even be started."""
+        self.error = error
+        self.become(ReaderState.FAILED)
+
+    def open_one(self) -> None:
+        """It serves one more request."""
+        self.num_open += 1
+
+    def close_one(self) -> None:
+        """One of its requests has ended."""
+        self.num_open -= 1
+        if self.num_open == 0:
+            self._changes.tell()
+
+    def send(self, message: ToAny) -> None:
+        """Send to the engine; if it has just died, the message is lost, and `on_death` tells."""
+        if self._engine is not None:
+            self._engine.send(message)
 
     async def stop(self) -> None:
-        """End the process. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._child is not None:
-            child, self._child = self._child, None
-            await child.stop()
+        """End the processes. Idempotent."""
+        parts: list[Awaitable[None]] = []
+        if self._engine is not None:
+            parts.append(self._engine.stop())
+        if self.preparers is not None:
+            parts.append(self.preparers.stop())
+        await asyncio.gather(*parts)
         if self.state is not ReaderState.FAILED:
-            await self._become(ReaderState.STOPPED)
+            self.become(ReaderState.STOPPED)
 
-    async def _run(self) -> None:
-        backoff = Backoff()
-        while True:
-            started_at = time.monotonic()
-            self.error = await self._live_once()
-            has_served = self.loaded is not None
-            await self._become(ReaderState.LOADING if has_served else ReaderState.FAILED)
-            self._on_death(self.error)
-            if not has_served:
-                logger.error("%s", self.error)
-                return
-            wait_s = backoff.after(time.monotonic() - started_at)
-            logger.warning("%s; starting another engine in %g s", self.error, wait_s)
-            self.num_restarts += 1
-            await asyncio.sleep(wait_s)
-
-    async def _live_once(self) -> str:
-        """One engine process from start to death; returns why it ended."""
-        self._verdict = None
-        self._silent_watches = 0
-        self.progress = 0.0
-        try:
-            child: Child[FromEngine, ToEngine] = await Child.start(self._command, FromEngine, self._environ)
-        except OSError as exc:
-            return f"the engine could not be started: {exc}"
-        self._child = child
-        watch = asyncio.create_task(self._watch(child), name=f"watch {self.name}")
-        try:
-            child.channel.send(self.load)
-            while True:
-                message = await child.channel.receive()
-                self._silent_watches = 0
-                await self._take(message)
-        except ChannelClosed:
-            doing = "serving" if self.is_live else "loading the model"
-            ending = await child.kill()
-            return self._verdict or f"the engine died while {doing}: {ending}"
-        except ModelError as exc:
-            await child.stop()
-            return exc.message
-        finally:
-            watch.cancel()
-
-    async def _take(self, message: FromEngine) -> None:
-        match message:
-            case Step(events=events):
-                self._on_events(events)
-            case Heartbeat():
-                self._on_heartbeat(message)
-            case Progress(share=share):
-                self.progress = share
-            case LoadFailed(error=error):
-                raise ModelError(error)
-            case Loaded():
-                self.loaded = message
-                self.error = None
-                logger.info("engine %d loaded the model in %.1f s", message.pid, message.load_s)
-                await self._become(ReaderState.LIVE)
-
-    async def _watch(self, child: Child[FromEngine, ToEngine]) -> None:
-        """Kill an engine that has gone silent.
-
-        Counts looks, not seconds: when this very process was stopped for a while, one look passes
-        and the engine's messages of that time are still to be read.
-        """
-        pause_s = self._silence_s / _WATCHES_PER_SILENCE
-        while True:
-            await asyncio.sleep(pause_s)
-            self._silent_watches += 1
-            limit_s = self._silence_s if self.is_live else LOAD_SILENCE_S
-            if self._silent_watches * pause_s > limit_s:
-                self._verdict = f"the engine gave no sign of life for {limit_s:g} s and was killed"
-                child.kill_soon()
-                return
-
-    async def _become(self, state: ReaderState) -> None:
+    def become(self, state: ReaderState) -> None:
         self.state = state
-        async with self.changed:
-            self.changed.notify_all()
+        self._changes.tell()
+
+    def _loaded(self) -> None:
+        self.error = None
+        if self.state is ReaderState.LOADING:
+            self.become(ReaderState.LIVE)
+
+    def _died(self, error: str, is_restarted: bool) -> None:
+        self.error = error
+        if self.state is not ReaderState.DRAINING:
+            self.become(ReaderState.LOADING if is_restarted else ReaderState.FAILED)
+        self._calls.on_death(self, error)

@@ -1,4 +1,4 @@
-"""The front office: takes requests from the doors, gives them to readers, keeps the journal.
+"""The front office: takes requests from the doors, gives them to readers.
 
 Knows no HTTP and no llama.cpp. Lives in one event loop; nothing here blocks it.
 """
@@ -6,164 +6,179 @@ Knows no HTTP and no llama.cpp. Lives in one event loop; nothing here blocks it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from takeoff.errors import InvalidRequest, ModelError, NotReady, PromptTooLong, TakeoffError
-from takeoff.ipc.messages import Cancel, Load, Submit
+from takeoff.errors import InvalidRequest, NotReady, PromptTooLong, TakeoffError
+from takeoff.ipc.messages import (
+    ChatMessage,
+    Encoded,
+    EncodeFailed,
+    EncoderDetokenized,
+    EncoderTokenized,
+    Heartbeat,
+    Step,
+    Submit,
+    Tokenized,
+)
 from takeoff.observe.metrics import Metrics
-from takeoff.request import FinishReason, Request, SamplingParams, TokenEvent, describe
+from takeoff.request import EncodeRequest, Encoding, Request, Task, describe
 from takeoff.service.admission import Admission
-from takeoff.service.child import python_module
+from takeoff.service.encodings import CHARACTERS_PER_TOKEN, Encodings
+from takeoff.service.engine_watch import FromAny
+from takeoff.service.fleet import Fleet, PlanReader, checked_live
 from takeoff.service.generation import Generation
-from takeoff.service.groups import PRIMARY, Groups
-from takeoff.service.journal import Entry, Journal
-from takeoff.service.preparer import Preparer, Preparers
-from takeoff.service.reader import Reader, ReaderState
-from takeoff.settings import Settings
-
-RESTART_WAIT_S = 30.0  # a request waits this long for a reader that is loading
-CHARACTERS_PER_TOKEN = 4  # a guess, to bound what waits before it is tokenised
-
-ENGINE_COMMAND = python_module("takeoff.engine.process")
-PREPARER_COMMAND = python_module("takeoff.prepare.process")
+from takeoff.service.generations import Generations
+from takeoff.service.preparer import Preparers, TemplateUse, check_unicode
+from takeoff.service.reader import Commands, Launch, Reader, ReaderCalls, ReaderState
+from takeoff.service.tally import Tally
+from takeoff.settings import ReaderSettings, Settings
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """The model that is served: the name clients see, and its file."""
-
-    name: str
-    path: Path
-
-
 class Service:
-    """One model behind one group. Doors call `generate`; everything else is for the command line."""
+    """Readers behind groups, and the requests that they serve."""
 
     def __init__(
         self,
         settings: Settings,
-        model: ServedModel,
-        load: Load,
         metrics: Metrics,
+        plan_reader: PlanReader,
         *,
-        engine_command: Sequence[str] = ENGINE_COMMAND,
-        preparer_command: Sequence[str] = PREPARER_COMMAND,
+        commands: Commands | None = None,
     ) -> None:
-        """`load` is what the memory plan decided. No process runs before `start`."""
+        """`plan_reader` finds a model and plans its memory; see `Fleet`. No process runs before `launch`."""
         self.settings = settings
-        self.model = model
         self.metrics = metrics
-        self._journal = Journal()
         self._admission = Admission(
             max_requests=settings.max_requests, max_queued_tokens=settings.max_queued_tokens
         )
-        environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": settings.log_level}
-        self._reader = Reader(
-            PRIMARY,
-            load,
-            engine_command,
-            environ=environ,
-            on_events=self._take_events,
-            on_heartbeat=metrics.observe_heartbeat,
-            on_death=self._engine_died,
-        )
-        self._groups = Groups({PRIMARY: [self._reader]})
-        self._preparers = Preparers(
-            *(
-                Preparer(
-                    preparer_command,
-                    str(model.path),
-                    timeout_s=settings.prepare_timeout_s,
-                    environ=environ,
-                    on_restart=metrics.preparer_restarts.inc,
-                )
-                for _ in ("short", "large")
-            )
-        )
+        self._tally = Tally(self._admission, metrics)
+        self._generations = Generations(self._admission, self._tally, metrics)
+        self._encodings = Encodings(self._admission, self._tally)
         self._request_ids = itertools.count(1)
+        calls = ReaderCalls(
+            on_message=self._take,
+            on_death=self._reader_died,
+            on_preparer_restart=metrics.preparer_restarts.inc,
+        )
+        self._fleet = Fleet(settings, plan_reader, commands or Commands(), calls)
         self._is_draining = False
-        self._all_ended = asyncio.Event()
-        self._all_ended.set()
 
     # --- for the command line --------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Start the processes; returns at once, the model loads in the background."""
-        self._preparers.start()
-        self._reader.start()
+    def launch(self, reader_id: str, settings: ReaderSettings, launch: Launch) -> Reader:
+        """Start a reader that is planned; returns at once, the model loads in the background."""
+        return self._fleet.launch(reader_id, settings, launch)
 
     async def wait_ready(self) -> None:
-        """Return when the model is loaded.
+        """Return when every reader is loaded or has failed, and one of them is loaded.
 
         Raises:
-            ModelError: it could not be loaded.
+            ModelError: none could be loaded.
         """
-        await self._reader.wait_live()
+        await self._fleet.wait_ready()
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, give the open ones `timeout_s` to finish, then break them off."""
         self._is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
-                await self._all_ended.wait()
+                await self._tally.wait_none_open()
         except TimeoutError:
-            logger.warning("%d requests did not finish within %g s", len(self._journal), timeout_s)
+            logger.warning("%d requests did not finish within %g s", self._tally.num_open, timeout_s)
             self._fail_open(f"the server stopped {timeout_s:g} s after it was told to, before the end")
 
     async def stop(self) -> None:
         """End every process; what is still open breaks off. Idempotent."""
         self._is_draining = True
         self._fail_open("the server was stopped")
-        await asyncio.gather(self._reader.stop(), self._preparers.stop())
+        await self._fleet.stop()
 
-    # --- for the doors ---------------------------------------------------------------------------
+    @property
+    def tally(self) -> Tally:
+        """What was accepted and how it ended."""
+        return self._tally
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens that wait for their first token."""
+        return self._admission.queued_tokens
+
+    # --- readers ---------------------------------------------------------------------------------
 
     @property
     def is_ready(self) -> bool:
-        return self._reader.is_live and not self._is_draining
-
-    def models(self) -> list[str]:
-        """Names that a client may ask for."""
-        return [self.model.name]
+        """Whether some reader serves."""
+        return not self._is_draining and any(reader.is_live for reader in self.readers())
 
     @property
     def status(self) -> str:
         """What the server is doing, in a word; a failure with its reason."""
+        readers = self.readers()
+        states = {reader.state for reader in readers}
         if self._is_draining:
             return "draining"
-        if self._reader.state is ReaderState.FAILED:
-            return f"failed: {self._reader.error}"
-        return self._reader.state.value
+        for state in (ReaderState.LIVE, ReaderState.LOADING, ReaderState.DRAINING):
+            if state in states:
+                return state.value
+        failed = [reader for reader in readers if reader.state is ReaderState.FAILED]
+        return f"failed: {failed[0].error}" if failed else "empty"
 
-    def overview(self) -> dict[str, Any]:
-        """What there is to know at a glance, ready for JSON."""
-        reader = self._reader
-        return {
-            "status": self.status,
-            "model": self.model.name,
-            "groups": self._groups.names(),
-            "progress": reader.progress,
-            "error": reader.error,
-            "open_requests": len(self._journal),
-            "queued_tokens": self._admission.queued_tokens,
-            "accepted": self._journal.num_accepted,
-            "ended": {reason.value: self._journal.num_ended[reason] for reason in FinishReason},
-            "engine_restarts": reader.num_restarts,
-            "engine_pid": reader.pid,
-            "preparer_pid": self._preparers.short.pid,
-            "n_slots": reader.load.n_slots,
-            "n_ctx_slot": self._n_ctx_slot,
-        }
+    @property
+    def last_heartbeat_at(self) -> float:
+        """Of any engine, in seconds since the epoch; 0 before the first."""
+        return max((reader.last_heartbeat_at for reader in self.readers()), default=0.0)
+
+    def readers(self) -> list[Reader]:
+        """All there are, in the order in which they came."""
+        return self._fleet.readers()
+
+    def models(self) -> list[str]:
+        """Names that a client may ask for: of models, then of groups."""
+        names = [reader.model_name for reader in self.readers() if reader.launch is not None]
+        return list(dict.fromkeys([*names, *self._fleet.group_names()]))
+
+    def model_config(self, reader_id: str) -> dict[str, Any]:
+        """What the file of the reader's model says of it.
+
+        Raises:
+            NotFound: no such reader.
+            NotReady: it is not known yet.
+        """
+        reader = self._fleet.reader(reader_id)
+        if reader.launch is None:
+            raise NotReady(f"the reader {reader_id!r} is {reader.state.value}")
+        return reader.launch.config
+
+    def add_reader(self, settings: ReaderSettings) -> Reader:
+        """Begin to load a model; returns at once."""
+        self._refuse_if_draining()
+        return self._fleet.add(settings)
+
+    async def remove_reader(self, reader_id: str) -> None:
+        """Take a reader out of its group, let it finish what it has, and end it.
+
+        Raises:
+            NotFound: no such reader.
+        """
+        reader = self._fleet.reader(reader_id)
+        await self._fleet.remove(
+            reader, lambda: self._fail_open(f"the reader {reader_id!r} was removed", reader)
+        )
+
+    async def wait_state(self, state: str, timeout_s: float) -> bool:
+        """Whether every reader is in `state`, now or within `timeout_s`."""
+        return await self._fleet.wait_state(state, timeout_s)
+
+    # --- for the doors ---------------------------------------------------------------------------
 
     async def generate(self, request: Request) -> Generation:
         """Accept a request: from here on it ends with exactly one terminal event.
@@ -171,22 +186,83 @@ class Service:
         Use the result in a `with` block: leaving it early cancels the request.
 
         Raises:
-            NotReady: starting, draining, or the engine did not come back in time.
+            NotReady: no reader of the group is up, or the server is draining.
             NotFound: no such group.
             InvalidRequest, PromptTooLong: it can never succeed.
             Overloaded: too much is open or waiting.
             PreparerFailed: the prompt could not be prepared.
         """
         arrived_at = time.monotonic()
+        with self._entered():
+            while True:
+                reader = await self._fleet.live_reader(request.group, Task.GENERATE)
+                token_ids = await self._prepare(request, reader)
+                if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
+                    break
+            self._refuse_if_draining()
+            self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
+            submit = self._submit(request, token_ids, reader)
+            return self._generations.accept(submit, reader, arrived_at)
+
+    async def encode(self, request: EncodeRequest) -> Encoding:
+        """Embed or classify texts.
+
+        Raises:
+            NotReady, NotFound, InvalidRequest, PromptTooLong, Overloaded: as `generate`.
+            EngineFailed: the engine died.
+        """
+        for text in request.texts:
+            for part in (text,) if isinstance(text, str) else text:
+                check_unicode(part)
+        with self._entered():
+            reader = await self._fleet.live_reader(request.group, request.task)
+            accepted = self._encodings.accept(request, reader)
+        return await self._encodings.finish(accepted)
+
+    async def tokenize(
+        self, reader_id: str, text: str, *, use_chat_template: bool | None, skip_special_tokens: bool
+    ) -> Tokenized | EncoderTokenized:
+        """How a reader's model cuts `text` into tokens.
+
+        Raises:
+            NotFound: no such reader.
+            NotReady: it is not up.
+            InvalidRequest, PreparerFailed: see `Preparer.ask`.
+        """
+        reader = checked_live(self._fleet.reader(reader_id))
+        if reader.task is not Task.GENERATE:
+            check_unicode(text)
+            return await self._encodings.tokenize(reader, text, skip_special_tokens=skip_special_tokens)
+        template = _template_use(use_chat_template, default="off")
+        return await _preparers(reader).tokenize(text, template, skip_special_tokens=skip_special_tokens)
+
+    async def detokenize(self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool) -> str:
+        """The text that tokens stand for. Raises as `tokenize`."""
+        reader = checked_live(self._fleet.reader(reader_id))
+        if reader.task is not Task.GENERATE:
+            return await self._encodings.detokenize(reader, tokens, skip_special_tokens=skip_special_tokens)
+        return await _preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
+
+    async def render_chat(
+        self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool
+    ) -> list[str]:
+        """Conversations of (role, content) as the model's own template writes them. Raises as `tokenize`."""
+        reader = checked_live(self._fleet.reader(reader_id))
+        if reader.task is not Task.GENERATE:
+            raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
+        messages = [[ChatMessage(*message) for message in each] for each in conversations]
+        return await _preparers(reader).render_chat(messages, add_generation_prompt=add_generation_prompt)
+
+    # --- a request, step by step -----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Let a request in; a refusal lets it out again, and is counted."""
         try:
             self._refuse_if_draining()
-            self._groups.pick(request.group)
             self._admission.enter()
             try:
-                token_ids = await self._prepare(request)
-                self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
-                reader = await self._live_reader(request.group)
-                return self._accept(request, token_ids, reader, arrived_at)
+                yield
             except BaseException:
                 self._admission.leave()
                 raise
@@ -194,163 +270,113 @@ class Service:
             self.metrics.refused.labels(exc.code).inc()
             raise
 
-    # --- a request, step by step -----------------------------------------------------------------
-
-    async def _prepare(self, request: Request) -> list[int]:
+    async def _prepare(self, request: Request, reader: Reader) -> list[int]:
         """The prompt's token ids. What waits to be tokenised counts as queued, by a guess."""
         if not request.prompt:
             raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
+        if request.sampling.constraint is not None:
+            raise InvalidRequest(
+                "regex_string and json_schema can't be enforced yet",
+                param=request.sampling.constraint.kind.value,
+                hint="leave it out",
+            )
         if not isinstance(request.prompt, str):
-            return self._checked_ids(request.prompt)
-        guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, self._n_ctx_slot)
+            return _checked_prompt(request.prompt, reader)
+        guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
         self._admission.enqueue(guess)
         try:
-            return await self._preparers.prepare(
-                request.prompt, self._template_mode(request), self._n_ctx_slot - 1
+            return await _preparers(reader).prepare(
+                request.prompt,
+                _template_use(request.chat_template, default=reader.settings.chat_template),
+                reader.n_ctx_slot - 1,
+                keep_tokens=request.keep_tokens,
             )
         finally:
             self._admission.dequeue(guess, served=False)
 
-    def _template_mode(self, request: Request) -> Literal["auto", "on", "off"]:
-        if request.chat_template is None:
-            return self.settings.chat_template
-        return "on" if request.chat_template else "off"
-
-    def _checked_ids(self, token_ids: tuple[int, ...]) -> list[int]:
-        if len(token_ids) >= self._n_ctx_slot:
-            raise PromptTooLong(
-                f"the prompt has {len(token_ids)} tokens, but a sequence holds {self._n_ctx_slot} "
-                "and one of them is the completion's",
-                param="prompt",
-                hint="shorten the prompt, or serve with a larger --context",
-            )
-        return list(token_ids)
-
-    async def _live_reader(self, group: str) -> Reader:
-        """A reader that serves now; a loading one is waited for.
-
-        Raises:
-            NotReady: none came in time, or the server is stopping.
-        """
-        reader = self._groups.pick(group)
-        if not reader.is_live:
-            try:
-                async with asyncio.timeout(RESTART_WAIT_S):
-                    await reader.wait_live()
-            except (TimeoutError, ModelError) as exc:
-                why = f": {reader.error}" if reader.error else ""
-                raise NotReady(f"the model is {reader.state.value}{why}", hint="try again later") from exc
-        self._refuse_if_draining()
-        return reader
-
-    def _accept(
-        self, request: Request, token_ids: list[int], reader: Reader, arrived_at: float
-    ) -> Generation:
-        """Journal the request and submit it. Nothing is awaited: it is accepted or it is not."""
+    def _submit(self, request: Request, token_ids: list[int], reader: Reader) -> Submit:
+        """The request in the engine's words: with a seed, and a length that the context has room for."""
         _check_ids(token_ids, reader, "prompt")
         _check_ids(request.sampling.logit_bias, reader, "logit_bias")
+        sampling = request.sampling
+        room = reader.n_ctx_slot - len(token_ids)
         submit = Submit(
             request_id=next(self._request_ids),
             prompt_token_ids=token_ids,
-            sampling=self._complete(request, len(token_ids)),
+            sampling=dataclasses.replace(
+                sampling,
+                max_new_tokens=min(sampling.max_new_tokens or room, room),
+                seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+            ),
             tenant=request.tenant,
+            lora=_checked_lora(request.lora_id, reader),
         )
-        self._admission.enqueue(len(token_ids))
-        generation = Generation(submit.request_id, len(token_ids), self._cancel)
-        self._journal.accept(Entry(submit, generation, arrived_at))
-        self._all_ended.clear()
-        reader.num_open += 1
-        reader.send(submit)
-        self.metrics.accepted.inc()
-        self.metrics.open.inc()
-        self.metrics.prompt_tokens.inc(len(token_ids))
-        self.metrics.queued_tokens.set(self._admission.queued_tokens)
         logger.debug(
             "request %d: %d tokens, %s", submit.request_id, len(token_ids), describe(submit.sampling)
         )
-        return generation
+        return submit
 
-    def _complete(self, request: Request, num_prompt_tokens: int) -> SamplingParams:
-        """The sampling parameters with a seed, and a length that the context has room for."""
-        sampling = request.sampling
-        room = self._n_ctx_slot - num_prompt_tokens
-        return dataclasses.replace(
-            sampling,
-            max_new_tokens=room if sampling.max_new_tokens is None else min(sampling.max_new_tokens, room),
-            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-        )
+    # --- what the readers say --------------------------------------------------------------------
 
-    # --- what the engine says --------------------------------------------------------------------
+    def _take(self, reader: Reader, message: FromAny) -> None:
+        match message:
+            case Step(events=events):
+                self._generations.take(events)
+            case Encoded() | EncodeFailed() | EncoderTokenized() | EncoderDetokenized():
+                self._encodings.take(message)
+            case Heartbeat():
+                self.metrics.observe_heartbeat(reader.reader_id, message)
 
-    def _take_events(self, events: list[TokenEvent]) -> None:
-        now = time.monotonic()
-        for event in events:
-            entry = self._journal.record(event)
-            if entry is not None:
-                self._take_event(entry, event, now)
+    def _reader_died(self, reader: Reader, error: str) -> None:
+        if reader.state is not ReaderState.FAILED:
+            self.metrics.engine_died(reader.reader_id)
+        self._fail_open(error, reader)
 
-    def _take_event(self, entry: Entry, event: TokenEvent, now: float) -> None:
-        metrics = self.metrics
-        num_prompt_tokens = len(entry.submit.prompt_token_ids)
-        is_first = entry.last_token_at is None
-        if event.token_ids:
-            metrics.completion_tokens.inc(len(event.token_ids))
-            if entry.last_token_at is None:
-                self._admission.dequeue(num_prompt_tokens, served=True)
-                metrics.ttft_s.observe(now - entry.arrived_at)
-                metrics.queue_s.observe(event.queue_s)
-                metrics.cached_tokens.inc(event.cached_tokens)
-            else:
-                metrics.itl_s.observe(now - entry.last_token_at)
-            entry.last_token_at = now
-        if event.finish_reason is not None:
-            if is_first and not event.token_ids:
-                self._admission.dequeue(num_prompt_tokens, served=False)
-            self._end(event.finish_reason)
-        metrics.queued_tokens.set(self._admission.queued_tokens)
-        entry.generation.push(event)
-
-    def _end(self, reason: FinishReason) -> None:
-        self._admission.leave()
-        self._reader.num_open -= 1
-        self.metrics.open.dec()
-        self.metrics.ended.labels(reason.value).inc()
-        if not len(self._journal):
-            self._all_ended.set()
-
-    def _cancel(self, request_id: int) -> None:
-        """The client has left: it ends here and now; the engine frees the slot at its next step."""
-        self._reader.send(Cancel(request_id))
-        self._take_events([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)])
-
-    def _engine_died(self, error: str) -> None:
-        if self._reader.state is not ReaderState.FAILED:
-            self.metrics.engine_died()
-        self._fail_open(error)
-
-    def _fail_open(self, error: str) -> None:
-        for request_id in self._journal.open_ids():
-            self._reader.send(Cancel(request_id))
-            self._take_events(
-                [TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)]
-            )
+    def _fail_open(self, error: str, reader: Reader | None = None) -> None:
+        self._generations.fail(error, reader)
+        self._encodings.fail(error, reader)
 
     # --- small things ----------------------------------------------------------------------------
-
-    @property
-    def _n_ctx_slot(self) -> int:
-        loaded = self._reader.loaded
-        planned = self._reader.load.n_ctx_slot
-        return planned if loaded is None else min(planned, loaded.n_ctx_slot)
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise NotReady("the server is shutting down")
 
 
+def _preparers(reader: Reader) -> Preparers:
+    assert reader.preparers is not None, "a reader that generates has preparers"
+    return reader.preparers
+
+
+def _template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:
+    if wanted is None:
+        return default
+    return "on" if wanted else "off"
+
+
+def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:
+    if len(token_ids) >= reader.n_ctx_slot:
+        raise PromptTooLong(
+            f"the prompt has {len(token_ids)} tokens, but a sequence holds {reader.n_ctx_slot} "
+            "and one of them is the completion's",
+            param="prompt",
+            hint="shorten the prompt, or serve with a larger --context",
+        )
+    return list(token_ids)
+
+
+def _checked_lora(name: str | None, reader: Reader) -> str | None:
+    names = [lora.name for lora in reader.load.loras]
+    if name is not None and name not in names:
+        raise InvalidRequest(
+            f"the reader {reader.reader_id} has no adapter {name!r}, only {', '.join(names) or 'none'}",
+            param="lora_id",
+        )
+    return name
+
+
 def _check_ids(token_ids: Iterable[int], reader: Reader, param: str) -> None:
     """Raise InvalidRequest for an id that the loaded vocabulary has not: to the engine it would be fatal."""
-    assert reader.loaded is not None, "only live readers are given requests"
     n_vocab = reader.loaded.n_vocab
     for token_id in token_ids:
         if not 0 <= token_id < n_vocab:

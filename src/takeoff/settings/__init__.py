@@ -1,5 +1,6 @@
 """One typed tree of settings: defaults < manifest < TAKEOFF_* variables < flags.
 
+values    the forms in which a value may be written, as types
 fields    ReaderSettings and Settings: every option, once, with its bounds and its trade-off
 names     Titan Takeoff's names for them, and its names that mean nothing here
 entries   keys and values that somebody wrote, checked against the fields

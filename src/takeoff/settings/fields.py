@@ -6,89 +6,30 @@ The command line, the variables, the manifest's keys and the reference page are 
 from __future__ import annotations
 
 import itertools
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from takeoff.settings.names import U64
+from takeoff.settings.values import (
+    DEFAULT_GROUP,
+    Adapters,
+    Context,
+    DoorPort,
+    FilePath,
+    Folders,
+    Group,
+    Level,
+    Names,
+    NeverTrue,
+    Port,
+    Printable,
+)
 
 DEFAULT_PORT = 8000
-DEFAULT_GROUP = "primary"
 
 SECRETS = frozenset({"api_key", "access_token"})  # never shown, never dumped
-
-_LEVELS = {"warn": "warning", "trace": "debug", "critical": "error"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def _no_control_characters(text: str) -> str:
-    if _CONTROL.search(text):
-        raise ValueError("control characters are not allowed")
-    return text
-
-
-def _as_path(value: Any) -> Any:
-    return Path(value) if isinstance(value, str) else value
-
-
-def _as_names(value: Any) -> Any:
-    """A list, or the parts of a text between commas, as a tuple."""
-    if isinstance(value, str):
-        return tuple(part for part in map(str.strip, value.split(",")) if part)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_paths(value: Any) -> Any:
-    names = _as_names(value)
-    return tuple(map(_as_path, names)) if isinstance(names, tuple) else value
-
-
-def _as_adapters(value: Any) -> Any:
-    """`name=path,name=path`, or a list of such, as a mapping."""
-    parts = _as_names(value)
-    if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
-        return value
-    adapters: dict[str, str] = {}
-    for part in parts:
-        name, _, path = (text.strip() for text in part.partition("="))
-        if not name or not path:
-            raise ValueError(f"adapters are written name=path,name=path; {part!r} is not name=path")
-        if name in adapters:
-            raise ValueError(f"two adapters are called {name!r}")
-        adapters[name] = path
-    return adapters
-
-
-def _as_level(value: Any) -> Any:
-    return _LEVELS.get(value.lower(), value.lower()) if isinstance(value, str) else value
-
-
-def _group_or_default(value: Any) -> Any:
-    return DEFAULT_GROUP if value == "" else value  # what takeoff-client sends for no group
-
-
-def _context_or_default(value: Any) -> Any:
-    zero = value == "0" or (isinstance(value, int) and not isinstance(value, bool) and value == 0)
-    return None if zero else value
-
-
-def _off_as_none(value: Any) -> Any:
-    return None if value == "off" else value
-
-
-def _never(value: bool) -> bool:
-    if value:
-        raise ValueError("this server fetches no images; send them with the request (/image_generate)")
-    return value
-
-
-Port = Annotated[int, Field(ge=0, le=65_535)]
-DoorPort = Annotated[Port | None, BeforeValidator(_off_as_none)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
-Folders = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
-FilePath = Annotated[Path, BeforeValidator(_as_path)]
 
 
 class ReaderSettings(BaseModel):
@@ -98,23 +39,19 @@ class ReaderSettings(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, validate_default=False
     )
 
-    model: Annotated[str, AfterValidator(_no_control_characters)] = Field(
+    model: Printable = Field(
         "smollm2",
         min_length=1,
         max_length=4_096,
         description="Catalogue name, hf:org/repo[:file], URL or path of a GGUF file",
     )
-    consumer_group: Annotated[
-        str, BeforeValidator(_group_or_default), AfterValidator(_no_control_characters)
-    ] = Field(
+    consumer_group: Group = Field(
         DEFAULT_GROUP, min_length=1, max_length=128, description="Group of requests that the model serves"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the model runs; 'cuda' fails where there is no GPU, 'auto' does not"
     )
-    loras: Annotated[dict[str, str], BeforeValidator(_as_adapters)] = Field(
-        {}, description="LoRA adapters to load with the model, as name=path,name=path"
-    )
+    loras: Adapters = Field({}, description="LoRA adapters to load with the model, as name=path,name=path")
     access_token: str | None = Field(
         None,
         min_length=1,
@@ -136,7 +73,7 @@ class ReaderSettings(BaseModel):
         le=256,
         description="Sequences decoded together; more: throughput and ITL up; default: 16 if they fit",
     )
-    context: Annotated[int | None, BeforeValidator(_context_or_default)] = Field(
+    context: Context = Field(
         None,
         ge=64,
         le=10_000_000,
@@ -178,9 +115,7 @@ class ReaderSettings(BaseModel):
     constrained_decoding_backend: Literal["all", "lmfe", "outlines", "none"] = Field(
         "all", description="'none' refuses regex_string and json_schema; the others all mean our own backend"
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_as_level)] = Field(
-        "info", description="Least severe log line to write"
-    )
+    log_level: Level = Field("info", description="Least severe log line to write")
 
     @model_validator(mode="after")
     def _device_and_layers_agree(self) -> Self:
@@ -265,7 +200,7 @@ class Settings(ReaderSettings):
     reader_message_timeout_ms: int = Field(
         500, ge=0, le=U64, description="Shown by the management API; has no effect"
     )
-    allow_remote_images: Annotated[bool, AfterValidator(_never)] = Field(
+    allow_remote_images: NeverTrue = Field(
         False, description="Only false: images come with the request and are never fetched"
     )
 

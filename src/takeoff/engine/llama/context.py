@@ -16,19 +16,24 @@ import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation 
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.llama.adapters import Adapters
 from takeoff.engine.llama.rows import Rows
 from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load
 
 logger = logging.getLogger(__name__)
 
+# An adapter of a repacked matrix is not repacked itself: said of every matrix, and as it should be.
+_EXPECTED_WARNING = "fallback to CPU"
 _GGML_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
 
 @C.llama_log_callback  # type: ignore[untyped-decorator]
 def _log(level: int, text: bytes, _user_data: object) -> None:
     """llama.cpp's own lines, at the level they came with; its information is our debugging."""
-    logger.log(_GGML_LEVELS.get(level, logging.DEBUG), text.decode("utf-8", "replace").rstrip())
+    line = text.decode("utf-8", "replace").rstrip()
+    expected = line.endswith(_EXPECTED_WARNING)
+    logger.log(logging.DEBUG if expected else _GGML_LEVELS.get(level, logging.DEBUG), line)
 
 
 class LlamaContext:
@@ -41,12 +46,13 @@ class LlamaContext:
         """Map the weights and reserve every buffer.
 
         Raises:
-            ModelError: llama.cpp refused the file, or memory for the context was not to be had.
+            ModelError: llama.cpp refused a file, or memory for the context was not to be had.
         """
         self._model = self._context = None
         C.llama_log_set(_log, None)
         C.llama_backend_init()
         self._model = _load_model(load, on_progress)
+        self._adapters = Adapters(self._model, load.loras)
         self._context = _make_context(self._model, load)
         self._memory = C.llama_get_memory(self._context)
         self._vocab = C.llama_model_get_vocab(self._model)
@@ -62,8 +68,8 @@ class LlamaContext:
         self._pieces: dict[int, bytes] = {}
         self._batch = _Batch(load.n_batch)
 
-    def forward(self, work: Sequence[Rows]) -> NDArray[np.float32]:
-        """Compute `work` in one call; the GIL is released for the whole of it.
+    def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
+        """Compute `work` with one adapter or none, in one call; the GIL is released for the whole of it.
 
         Slots must be rising in `work`: llama.cpp cuts a call wherever slot ids are not consecutive.
 
@@ -76,6 +82,7 @@ class LlamaContext:
 
         Source: comment on llama_decode, include/llama.h.
         """
+        self._adapters.use(self._context, lora)
         num_outputs = self._batch.fill(work)
         code = C.llama_decode(self._context, self._batch.struct)
         if code != 0:

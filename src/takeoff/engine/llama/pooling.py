@@ -57,6 +57,7 @@ class PoolingContext:
         self.num_dimensions: int = C.llama_model_n_embd_out(self._model)
         self._batch = _Batch(max_batch_tokens, max_texts)
         self._ids: dict[str, int] | None = None  # made when first asked for
+        self._begins_words = C.llama_vocab_type(self._vocab) == C.LLAMA_VOCAB_TYPE_WPM  # with a space each
 
     def _make_context(self, n_threads: int, max_texts: int, max_batch_tokens: int) -> C.llama_context_p:
         params = C.llama_context_default_params()
@@ -66,6 +67,7 @@ class PoolingContext:
         params.n_ctx = params.n_batch = params.n_ubatch = max_batch_tokens
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
+        params.flash_attn_type = 0  # its result for a text depends on the texts beside it
         params.no_perf = True
         context: C.llama_context_p | None = C.llama_init_from_model(self._model, params)
         if not context:
@@ -111,7 +113,8 @@ class PoolingContext:
             buffer = ctypes.create_string_buffer(room)
             count = C.llama_detokenize(self._vocab, tokens, len(ids), buffer, room, False, True)
             if count >= 0:
-                return buffer.raw[:count].decode("utf-8", "replace")
+                text = buffer.raw[:count].decode("utf-8", "replace")
+                return text.removeprefix(" ") if self._begins_words else text
             room = -count
 
     def token_text(self, token_id: int) -> str:

@@ -1,0 +1,97 @@
+"""The doors of a running server: their sockets, and the servers behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from takeoff.errors import StartError
+
+if TYPE_CHECKING:
+    from takeoff.http.server import DoorServer
+    from takeoff.service.service import Service
+    from takeoff.settings import Settings
+
+FRONT = "port"
+TITLES = {  # by the setting that holds the port; the front door comes first
+    FRONT: "front door",
+    "takeoff_port": "Takeoff API",
+    "management_port": "management",
+    "openai_port": "OpenAI API",
+}
+CLOSING_S = 2.0  # for responses that have ended to reach their clients
+
+
+class Doors:
+    """All places to listen at. The front door is always there."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the ports. One that nobody named and that is taken is done without; see `notes`.
+
+        Raises:
+            StartError: a port that was named is taken, or the front door's is.
+        """
+        self.notes: list[str] = []
+        self._settings = settings
+        self._sockets: dict[str, socket.socket] = {}
+        self._servers: list[DoorServer] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        try:
+            for name in TITLES:
+                self._listen(name)
+        except StartError:
+            self._close_sockets()
+            raise
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The port of every open door, by the name of its setting."""
+        return {name: sock.getsockname()[1] for name, sock in self._sockets.items()}
+
+    async def serve(self, service: Service) -> None:
+        """Answer at every door until `close`."""
+        from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
+        from takeoff.http.server import DoorServer
+
+        makers = {
+            FRONT: make_app,
+            "takeoff_port": make_takeoff_app,
+            "management_port": make_management_app,
+            "openai_port": make_openai_app,
+        }
+        for name, sock in self._sockets.items():
+            app = makers[name](service, self._settings, ports=self.ports)
+            server = DoorServer(app, self._settings, sock)
+            self._servers.append(server)
+            self._tasks.append(asyncio.create_task(server.serve(), name=TITLES[name]))
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def close(self) -> None:
+        """Accept nothing more; cut what does not end by itself. Idempotent."""
+        for server in self._servers:
+            server.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
+            if late:
+                for server in self._servers:
+                    server.cut()
+            await asyncio.gather(*self._tasks)
+        self._close_sockets()
+
+    def _listen(self, name: str) -> None:
+        from takeoff.http.server import listen
+
+        port = getattr(self._settings, name)
+        if port is None:
+            return
+        try:
+            self._sockets[name] = listen(self._settings.host, port, flag=f"--{name.replace('_', '-')}")
+        except StartError as exc:
+            if name == FRONT or name in self._settings.model_fields_set:
+                raise
+            self.notes.append(f"no {TITLES[name]}: {exc.message}")
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()

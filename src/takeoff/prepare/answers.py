@@ -1,0 +1,108 @@
+"""One answer for each question that the preparer is asked."""
+
+from __future__ import annotations
+
+from takeoff.errors import InvalidRequest
+from takeoff.ipc.messages import (
+    Answer,
+    ChatRendered,
+    Detokenize,
+    Detokenized,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Question,
+    RenderChat,
+    Tokenize,
+    Tokenized,
+)
+from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
+from takeoff.prepare.prompt import PromptBuilder
+from takeoff.prepare.tokenizer import Tokenizer
+
+MEMORY_LIMIT_BYTES = 2 << 30  # that requests may add to what the vocabulary took
+
+
+class Answerer:
+    """Answers over one vocabulary; never raises what a question can cause."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._builder = PromptBuilder(tokenizer)
+
+    def answer(self, question: Question) -> Answer | PrepareFailed:
+        """The answer, or why there is none."""
+        try:
+            return self._answer(question)
+        except InvalidRequest as exc:
+            return PrepareFailed(question.ask_id, exc.message, "invalid_request", exc.hint, exc.param)
+        except TemplateRefused as exc:
+            return PrepareFailed(question.ask_id, str(exc), "invalid_request")
+        except TemplateBroken as exc:
+            hint = "serve with --chat-template off, or use another model file"
+            return PrepareFailed(question.ask_id, str(exc), "preparer_failed", hint)
+        except MemoryError:
+            error = f"preparing the prompt needs more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory"
+            return PrepareFailed(question.ask_id, error, "preparer_failed")
+
+    def _answer(self, question: Question) -> Answer | PrepareFailed:
+        match question:
+            case Prepare():
+                return self._prepare(question)
+            case Tokenize():
+                return self._tokenize(question)
+            case Detokenize():
+                return self._detokenize(question)
+            case RenderChat(ask_id=ask_id, conversations=conversations):
+                texts = [
+                    self._builder.render(
+                        [{"role": each.role, "content": each.content} for each in conversation],
+                        add_generation_prompt=question.add_generation_prompt,
+                    )
+                    for conversation in conversations
+                ]
+                return ChatRendered(ask_id, texts)
+
+    def _prepare(self, question: Prepare) -> Prepared | PrepareFailed:
+        ids = self._builder.build(question.text, question.chat_template, question.keep_tokens)
+        if len(ids) <= question.max_tokens:
+            return Prepared(question.ask_id, ids)
+        error = (
+            f"the prompt has {len(ids)} tokens, but a sequence holds {question.max_tokens + 1} "
+            "and one of them is the completion's"
+        )
+        hint = "shorten the prompt, or serve with a larger --context"
+        return PrepareFailed(question.ask_id, error, "context_length_exceeded", hint)
+
+    def _tokenize(self, question: Tokenize) -> Tokenized:
+        tokenizer = self._tokenizer
+        ids = self._builder.build(question.text, question.chat_template) if question.text else []
+        if question.skip_special_tokens:
+            ids = [token_id for token_id in ids if not tokenizer.is_control(token_id)]
+        return Tokenized(question.ask_id, ids, [tokenizer.text(token_id) for token_id in ids])
+
+    def _detokenize(self, question: Detokenize) -> Detokenized:
+        tokenizer = self._tokenizer
+        ids = [self._token_id(token) for token in question.tokens]
+        if question.skip_special_tokens:
+            ids = [token_id for token_id in ids if not tokenizer.is_control(token_id)]
+        text = b"".join(tokenizer.piece(token_id) for token_id in ids)
+        return Detokenized(question.ask_id, text.decode("utf-8", "replace"))
+
+    def _token_id(self, token: int | str) -> int:
+        """An id, given as such or as the vocabulary writes it.
+
+        Raises:
+            InvalidRequest: the vocabulary has no such token.
+        """
+        if isinstance(token, str):
+            token_id = self._tokenizer.find(token)
+            if token_id is None:
+                raise InvalidRequest(f"the vocabulary has no token {token!r}", param="tokens")
+            return token_id
+        if not 0 <= token < self._tokenizer.n_vocab:
+            raise InvalidRequest(
+                f"the vocabulary has no token {token}, it ends at {self._tokenizer.n_vocab - 1}",
+                param="tokens",
+            )
+        return token

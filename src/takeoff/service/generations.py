@@ -1,0 +1,85 @@
+"""The open generations: accepted, told their tokens, ended once."""
+
+from __future__ import annotations
+
+import time
+
+from takeoff.ipc.messages import Cancel, Submit
+from takeoff.observe.metrics import Metrics
+from takeoff.request import FinishReason, TokenEvent
+from takeoff.service.admission import Admission
+from takeoff.service.generation import Generation
+from takeoff.service.journal import Entry, Journal
+from takeoff.service.reader import Reader
+from takeoff.service.tally import Tally
+
+
+class Generations:
+    """Between the engines' events and the `Generation`s that wait for them."""
+
+    def __init__(self, admission: Admission, tally: Tally, metrics: Metrics) -> None:
+        self._journal = Journal()
+        self._admission = admission
+        self._tally = tally
+        self._metrics = metrics
+
+    def accept(self, submit: Submit, reader: Reader, arrived_at: float) -> Generation:
+        """Journal a request and submit it. Nothing is awaited: it is accepted or it is not.
+
+        Raises:
+            Overloaded: its prompt has no room in the queue.
+        """
+        num_tokens = len(submit.prompt_token_ids)
+        self._admission.enqueue(num_tokens)
+        generation = Generation(submit.request_id, num_tokens, self._cancel)
+        self._journal.accept(Entry(submit, reader, generation, arrived_at))
+        self._tally.accept()
+        reader.open_one()
+        reader.send(submit)
+        self._metrics.prompt_tokens.inc(num_tokens)
+        self._metrics.queued_tokens.set(self._admission.queued_tokens)
+        return generation
+
+    def take(self, events: list[TokenEvent]) -> None:
+        """The news of one step."""
+        now = time.monotonic()
+        for event in events:
+            entry = self._journal.record(event)
+            if entry is not None:
+                self._take(entry, event, now)
+
+    def fail(self, error: str, reader: Reader | None = None) -> None:
+        """End what `reader` has in work, or everything, as failed."""
+        for entry in self._journal.entries(reader):
+            request_id = entry.submit.request_id
+            entry.reader.send(Cancel(request_id))
+            self.take([TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)])
+
+    def _take(self, entry: Entry, event: TokenEvent, now: float) -> None:
+        metrics = self._metrics
+        num_prompt_tokens = len(entry.submit.prompt_token_ids)
+        is_first = entry.last_token_at is None
+        if event.token_ids:
+            metrics.completion_tokens.inc(len(event.token_ids))
+            if entry.last_token_at is None:
+                self._admission.dequeue(num_prompt_tokens, served=True)
+                metrics.ttft_s.observe(now - entry.arrived_at)
+                metrics.queue_s.observe(event.queue_s)
+                metrics.cached_tokens.inc(event.cached_tokens)
+            else:
+                metrics.itl_s.observe(now - entry.last_token_at)
+            entry.last_token_at = now
+        if event.finish_reason is not None:
+            if is_first and not event.token_ids:
+                self._admission.dequeue(num_prompt_tokens, served=False)
+            entry.reader.close_one()
+            self._tally.end(event.finish_reason)
+        metrics.queued_tokens.set(self._admission.queued_tokens)
+        entry.generation.push(event)
+
+    def _cancel(self, request_id: int) -> None:
+        """The client has left: it ends here and now; the engine frees the slot at its next step."""
+        entry = self._journal.find(request_id)
+        if entry is not None:
+            entry.reader.send(Cancel(request_id))
+            self.take([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)])

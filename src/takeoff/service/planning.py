@@ -1,0 +1,150 @@
+"""From a reader's settings to its launch: find the model, plan its memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from takeoff.errors import ModelError
+from takeoff.ipc.messages import Load, LoadEncoder, Lora
+from takeoff.models.encoder import EncoderModel, read_encoder
+from takeoff.models.encoder_plan import EncoderPlan, make_encoder_plan
+from takeoff.models.gguf import GgufFile, read_gguf
+from takeoff.models.lora import read_lora
+from takeoff.models.machine import Machine, read_machine
+from takeoff.models.plan import Plan, make_plan
+from takeoff.models.store import Store, StoredModel
+from takeoff.request import Task
+from takeoff.service.reader import Launch
+from takeoff.settings import ReaderSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A launch, and the plan behind it for people to read."""
+
+    launch: Launch
+    plan: Plan | EncoderPlan
+
+    @property
+    def total_bytes(self) -> int:
+        return self.plan.total_bytes
+
+    @property
+    def available_bytes(self) -> int:
+        return self.plan.available_bytes
+
+    @property
+    def n_threads(self) -> int:
+        return self.plan.n_threads
+
+    def lines(self) -> list[str]:
+        """The plan, a line for each part."""
+        return self.plan.lines()
+
+
+class Planner:
+    """Plans readers that are added while the server runs: nothing is fetched for a stranger."""
+
+    def __init__(self, store: Store, folders: Sequence[Path]) -> None:
+        """Models come from `store`, or from files below `folders`."""
+        self._store = store
+        self._folders = [folder.resolve() for folder in folders]
+
+    def __call__(self, settings: ReaderSettings) -> Launch:
+        """The launch of a reader.
+
+        Raises:
+            ModelError: no such model here, or none that can be served.
+            PlanError: it does not fit into the memory that is free now.
+        """
+        return plan_reader(self._find(settings.model), settings, read_machine()).launch
+
+    def _find(self, name: str) -> StoredModel:
+        stored = self._store.find(name)
+        if stored is not None:
+            return stored
+        for folder in self._folders:
+            path = (folder / name).resolve()
+            if path.is_relative_to(folder) and path.exists():
+                return self._store.pull(str(path))
+        raise ModelError(
+            f"there is no model {name!r} in the store"
+            + (f" or below {', '.join(map(str, self._folders))}" if self._folders else ""),
+            hint="`takeoff pull` it first; `takeoff models` lists what is there",
+        )
+
+
+def plan_reader(model: StoredModel, settings: ReaderSettings, machine: Machine) -> Planned:
+    """Plan a reader of a model that is on this machine.
+
+    Raises:
+        ModelError: the model is damaged, or not of a kind we can run; or an adapter is, or does not fit.
+        PlanError, SettingsError: see `make_plan` and `make_encoder_plan`.
+    """
+    if model.path.is_dir():
+        return _plan_encoder(model, read_encoder(model.path), settings, machine)
+    gguf = read_gguf(model.path)
+    if gguf.task is not Task.GENERATE:
+        return _plan_encoder(model, gguf, settings, machine)
+    return _plan_generator(model, gguf, settings, machine)
+
+
+def _plan_encoder(
+    model: StoredModel, facts: EncoderModel | GgufFile, settings: ReaderSettings, machine: Machine
+) -> Planned:
+    if settings.loras:
+        raise ModelError(f"{model.name} does not generate text: it takes no adapters", hint="leave loras out")
+    plan = make_encoder_plan(facts, settings, machine)
+    load = LoadEncoder(
+        model_path=str(model.path),
+        task=facts.task,
+        n_threads=plan.n_threads,
+        max_batch_size=plan.max_batch_size,
+        batch_duration_s=settings.batch_duration_millis / 1e3,
+        max_tokens=plan.max_tokens,
+    )
+    config = _config(facts) if isinstance(facts, GgufFile) else json.loads(facts.config_path.read_bytes())
+    return Planned(Launch(model.name, model.path, facts.task, load, config), plan)
+
+
+def _plan_generator(
+    model: StoredModel, gguf: GgufFile, settings: ReaderSettings, machine: Machine
+) -> Planned:
+    loras = {name: read_lora(Path(path).expanduser(), gguf) for name, path in settings.loras.items()}
+    plan = make_plan(gguf, settings, machine, loras=list(loras.values()))
+    load = Load(
+        model_path=str(model.path),
+        n_slots=plan.n_slots,
+        n_ctx_slot=plan.n_ctx_slot,
+        n_batch=plan.n_batch,
+        n_ubatch=plan.n_ubatch,
+        n_threads=plan.n_threads,
+        n_threads_prefill=plan.n_threads_prefill,
+        n_gpu_layers=plan.n_gpu_layers,
+        flash_attention=plan.flash_attention,
+        deterministic=settings.deterministic,
+        cache_bytes=plan.cache_bytes,
+        itl_slo_ms=settings.itl_slo_ms,
+        loras=[Lora(name, str(lora.path)) for name, lora in loras.items()],
+    )
+    return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
+
+
+def _config(gguf: GgufFile) -> dict[str, Any]:
+    """A GGUF file's facts under the names of a config.json, then its own metadata."""
+    return {
+        "model_type": gguf.architecture,
+        "hidden_size": gguf.n_embd,
+        "intermediate_size": gguf.n_ff,
+        "num_hidden_layers": gguf.n_layers,
+        "num_attention_heads": gguf.n_heads,
+        "num_key_value_heads": gguf.n_kv_heads,
+        "max_position_embeddings": gguf.context_length,
+        "vocab_size": gguf.n_vocab,
+        "quantization": gguf.quantisation,
+        "gguf": {name: value for name, value in gguf.metadata.items() if value is not None},
+    }
