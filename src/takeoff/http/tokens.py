@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -19,6 +19,20 @@ from takeoff.settings import Settings
 
 MAX_CONVERSATIONS = 1_000
 
+Items = TypeVar("Items", str, list[str])
+
+
+def _unicode(texts: Items) -> Items:
+    """Refuse a lone surrogate, which JSON can spell, but which is no character."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"a lone surrogate (U+{ord(exc.object[exc.start]):04X}) is no character") from exc
+    return texts
+
+
+UnicodeText = Annotated[StrictStr, AfterValidator(_unicode)]
+
 TokenIds = Annotated[list[Annotated[StrictInt, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 
 
@@ -27,7 +41,7 @@ class TokenizeBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    text: StrictStr | tuple[StrictStr, StrictStr] = Field(
+    text: UnicodeText | tuple[UnicodeText, UnicodeText] = Field(
         description="The text, or a pair, whose tokens follow one another"
     )
     use_chat_template: bool | None = Field(None, description="Wrap it as a user's message; default false")
@@ -39,7 +53,9 @@ class DetokenizeBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    tokens: TokenIds | Texts = Field(description="Ids, or tokens as /tokenize writes them")
+    tokens: TokenIds | Annotated[Texts, AfterValidator(_unicode)] = Field(
+        description="Ids, or tokens as /tokenize writes them"
+    )
     skip_special_tokens: bool | None = Field(None, description="Leave out control tokens; default true")
 
 
@@ -48,8 +64,8 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    role: StrictStr
-    content: StrictStr
+    role: UnicodeText
+    content: UnicodeText
 
 
 Conversation = Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
