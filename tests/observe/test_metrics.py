@@ -39,3 +39,38 @@ def test_the_engines_sums_go_on_growing_over_a_restart() -> None:
     assert value(metrics, "takeoff_prefix_cache_hits_total") == 4.0
     assert value(metrics, "takeoff_prefix_cache_bytes") == 0.0
     assert value(metrics, "takeoff_engine_restarts_total") == 1.0
+
+
+def test_the_dashboards_names_say_what_happened_by_group_and_route() -> None:
+    metrics = Metrics()
+    metrics.observe_http("POST", "/tokenize/:reader_id", 200, 0.25)
+    metrics.observe_http("POST", "/tokenize/:reader_id", 200, 0.5)
+    labels = {"method": "POST", "path": "/tokenize/:reader_id", "status": "200"}
+    assert value(metrics, "http_requests_total", **labels) == 2.0
+    assert value(metrics, "http_requests_duration_seconds_sum", **labels) == 0.75
+    assert value(metrics, "http_requests_duration_seconds_bucket", **labels, le="0.1") == 0.0
+    metrics.observe_batch("g", 3)
+    metrics.observe_batch("g", 1)
+    assert value(metrics, "user_batch_size_sum", consumer_group="g") == 4.0
+    assert value(metrics, "user_batch_size_count", consumer_group="g") == 2.0
+    metrics.observe_completion("g", 7)
+    assert value(metrics, "generate_sequence_lengths_sum", consumer_group="g") == 7.0
+    assert value(metrics, "generate_sequence_lengths_count", consumer_group="g") == 1.0
+
+
+def test_a_first_token_is_seen_by_group_and_in_all() -> None:
+    metrics = Metrics()
+    metrics.observe_first_token("g", 0.25)
+    metrics.observe_first_token("other", 0.5)
+    assert value(metrics, "time_to_first_token_sum", consumer_group="g") == 0.25
+    assert value(metrics, "time_to_first_token_count", consumer_group="other") == 1.0
+    assert value(metrics, "takeoff_ttft_seconds_sum") == 0.75
+
+
+def test_generated_tokens_have_the_very_name_that_the_dashboards_ask_for() -> None:
+    metrics = Metrics()
+    metrics.observe_tokens("/generate", 5)
+    metrics.observe_tokens("/generate", 2)
+    page = metrics.render().decode()
+    assert 'generate_tokens{path="/generate"} 7.0' in page
+    assert "# TYPE generate_tokens untyped" in page
