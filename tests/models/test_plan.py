@@ -126,3 +126,10 @@ def test_layers_go_to_a_gpu_as_far_as_they_fit() -> None:
     assert make_plan(model(), Settings(gpu_layers=5), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 5
     with pytest.raises(PlanError, match="no GPU was found"):
         make_plan(model(), Settings(gpu_layers=5), machine(24 * GB))
+
+
+def test_the_device_decides_whether_a_gpu_is_used() -> None:
+    assert make_plan(model(), Settings(device="cpu"), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 0
+    assert make_plan(model(), Settings(device="cuda"), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 31
+    with pytest.raises(PlanError, match="device cuda: no GPU was found"):
+        make_plan(model(), Settings(device="cuda"), machine(24 * GB))

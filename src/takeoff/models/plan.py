@@ -162,9 +162,13 @@ def gpu_layers(model: GgufFile, settings: ReaderSettings, machine: Machine) -> i
     """Layers to put on the GPU: as many as fit into what is free on it, or as many as were asked for.
 
     Raises:
-        PlanError: layers were asked for and there is no GPU.
+        PlanError: a GPU or layers on it were asked for and there is none.
     """
+    if settings.device == "cpu":
+        return 0
     if machine.gpu_free_bytes is None:
+        if settings.device == "cuda":
+            raise PlanError("device cuda: no GPU was found", hint="device auto or cpu")
         if settings.gpu_layers not in ("auto", 0):
             raise PlanError(
                 f"--gpu-layers {settings.gpu_layers}: no GPU was found", hint="--gpu-layers auto or 0"

@@ -35,9 +35,7 @@ SECRETS = frozenset({"api_key", "access_token"})  # never shown, never dumped
 class ReaderSettings(BaseModel):
     """Everything one reader can be told: a model, the group it serves, and how it runs."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, validate_default=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: Printable = Field(
         "smollm2",
