@@ -48,6 +48,7 @@ async def leave(
     connection.has_left.set()
     await task
     assert connection.answer.error is None
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nothing of it goes on"
     return connection
 
 
