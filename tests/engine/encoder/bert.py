@@ -128,19 +128,29 @@ def bert_onnx(weights: Weights, *, heads: int) -> onnx.ModelProto:
         value = graph.heads(x, f"{attention}.value", heads, width, [0, 2, 1, 3])
         scale = graph.constant(np.array((width // heads) ** -0.5, np.float32), "scale")
         scores = graph.op("Add", graph.op("Mul", graph.op("MatMul", query, key), scale), hidden)
-        mixed = graph.op("Transpose", graph.op("MatMul", graph.op("Softmax", scores), value), perm=[0, 2, 1, 3])
+        mixed = graph.op(
+            "Transpose", graph.op("MatMul", graph.op("Softmax", scores), value), perm=[0, 2, 1, 3]
+        )
         mixed = graph.op("Reshape", mixed, graph.constant(np.array([0, 0, width], np.int64), "join"))
         mixed = graph.linear(mixed, f"{prefix}.attention.output.dense")
         x = graph.norm(graph.op("Add", x, mixed), f"{prefix}.attention.output.LayerNorm")
         inner = graph.linear(x, f"{prefix}.intermediate.dense")
         root = graph.op("Div", inner, graph.constant(np.array(2**0.5, np.float32), "root"))
-        inner = graph.op("Mul", inner, graph.op("Add", graph.op("Erf", root), graph.constant(np.array(1, np.float32), "1")))
+        inner = graph.op(
+            "Mul", inner, graph.op("Add", graph.op("Erf", root), graph.constant(np.array(1, np.float32), "1"))
+        )
         inner = graph.op("Mul", inner, graph.constant(np.array(0.5, np.float32), "half"))
-        x = graph.norm(graph.op("Add", x, graph.linear(inner, f"{prefix}.output.dense")), f"{prefix}.output.LayerNorm")
+        x = graph.norm(
+            graph.op("Add", x, graph.linear(inner, f"{prefix}.output.dense")), f"{prefix}.output.LayerNorm"
+        )
     output, shape = "last_hidden_state", ["batch", "sequence", width]
     if "classifier.weight" in weights:
         first = graph.op("Gather", x, graph.constant(np.array(0, np.int64), "first"), axis=1)
-        x, output, shape = graph.linear(first, "classifier"), "logits", ["batch", len(weights["classifier.bias"])]
+        x, output, shape = (
+            graph.linear(first, "classifier"),
+            "logits",
+            ["batch", len(weights["classifier.bias"])],
+        )
     graph.nodes.append(helper.make_node("Identity", [x], [output]))
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     proto = helper.make_graph(
@@ -196,7 +206,9 @@ def write_bert_gguf(path: Path, weights: Weights, vocab: Mapping[str, int], *, h
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([_phantom(token, token in special) for token in tokens])
-    writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens]
+    )
     writer.add_unk_token_id(vocab["[UNK]"])
     writer.add_sep_token_id(vocab["[SEP]"])
     writer.add_pad_token_id(vocab["[PAD]"])

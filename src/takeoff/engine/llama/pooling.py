@@ -31,9 +31,9 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
 
 
 class PoolingContext:
-    """A model, its vocabulary and room for one batch. One thread calls it; it lives as its process."""
+    """A model, its vocabulary and room for one text. One thread calls it; it lives as its process."""
 
-    def __init__(self, model_path: str, *, n_threads: int, max_texts: int, max_batch_tokens: int) -> None:
+    def __init__(self, model_path: str, *, n_threads: int, max_tokens: int) -> None:
         """Map the weights and reserve every buffer.
 
         Raises:
@@ -50,49 +50,45 @@ class PoolingContext:
             )
         self._vocab = C.llama_model_get_vocab(self._model)
         self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
-        self._context = self._make_context(n_threads, max_texts, max_batch_tokens)
+        self._context = self._make_context(n_threads, max_tokens)
         if C.llama_pooling_type(self._context) not in _POOLINGS:
             raise ModelError(f"{model_path} does not pool by mean, first or last token")
         self._memory = C.llama_get_memory(self._context)
         self.num_dimensions: int = C.llama_model_n_embd_out(self._model)
-        self._batch = _Batch(max_batch_tokens, max_texts)
         self._ids: dict[str, int] | None = None  # made when first asked for
         self._begins_words = C.llama_vocab_type(self._vocab) == C.LLAMA_VOCAB_TYPE_WPM  # with a space each
 
-    def _make_context(self, n_threads: int, max_texts: int, max_batch_tokens: int) -> C.llama_context_p:
+    def _make_context(self, n_threads: int, max_tokens: int) -> C.llama_context_p:
         params = C.llama_context_default_params()
         params.embeddings = True
-        params.n_seq_max = max_texts
-        # Each token of a batch sees all of its text, so a text must not be cut over micro-batches.
-        params.n_ctx = params.n_batch = params.n_ubatch = max_batch_tokens
+        params.n_seq_max = 1
+        # Each token of a text sees all the others, so a text must not be cut over micro-batches.
+        params.n_ctx = params.n_batch = params.n_ubatch = max_tokens
         params.n_threads = params.n_threads_batch = n_threads
-        params.kv_unified = True
-        params.flash_attn_type = 0  # its result for a text depends on the texts beside it
         params.no_perf = True
         context: C.llama_context_p | None = C.llama_init_from_model(self._model, params)
         if not context:
-            raise ModelError(f"no context of {max_batch_tokens} tokens could be made", hint="lower --context")
+            raise ModelError(f"no context of {max_tokens} tokens could be made", hint="lower --context")
         return context
 
-    def embed(self, batch: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """[len(batch), num_dimensions] pooled vectors, of any length; the GIL is released.
+    def embed(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """[num_dimensions] the pooled vector of one text, of any length; the GIL is released.
 
         Raises:
-            EngineFailed: llama.cpp could not compute the batch; nothing of it is left.
+            EngineFailed: llama.cpp could not compute the text; nothing of it is left.
         """
-        self._batch.fill(batch)
         if self._memory:
             C.llama_memory_clear(self._memory, False)
-        code = C.llama_decode(self._context, self._batch.struct)
+        tokens = (C.llama_token * len(token_ids))(*token_ids)
+        batch = C.llama_batch_get_one(tokens, len(token_ids))
+        batch.logits = (ctypes.c_int8 * len(token_ids))(*[1] * len(token_ids))  # every token is pooled
+        code = C.llama_decode(self._context, batch)
         if code != 0:
-            raise EngineFailed(f"llama_decode returned {code} for {self._batch.struct.n_tokens} tokens")
-        rows = np.empty((len(batch), self.num_dimensions), np.float32)
-        for slot in range(len(batch)):
-            vector = C.llama_get_embeddings_seq(self._context, slot)
-            if not vector:
-                raise EngineFailed(f"llama.cpp pooled nothing for text {slot} of {len(batch)}")
-            rows[slot] = np.ctypeslib.as_array(vector, shape=(self.num_dimensions,))
-        return rows
+            raise EngineFailed(f"llama_decode returned {code} for {len(token_ids)} tokens")
+        vector = C.llama_get_embeddings_seq(self._context, 0)
+        if not vector:
+            raise EngineFailed(f"llama.cpp pooled nothing of {len(token_ids)} tokens")
+        return np.ctypeslib.as_array(vector, shape=(self.num_dimensions,)).copy()
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids with the special tokens that the vocabulary asks for; no text becomes one."""
@@ -131,36 +127,3 @@ class PoolingContext:
     def is_control(self, token_id: int) -> bool:
         """Whether the token stands for no text of its own."""
         return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _PARSED_ONLY_AS_SPECIAL)
-
-
-class _Batch:
-    """A llama_batch over numpy arrays: text n is sequence n, all its tokens count."""
-
-    def __init__(self, capacity: int, max_texts: int) -> None:
-        self._tokens = np.zeros(capacity, np.int32)
-        self._positions = np.zeros(capacity, np.int32)
-        self._num_slots = np.ones(capacity, np.int32)
-        self._wanted = np.ones(capacity, np.int8)
-        self._slots = np.arange(max_texts, dtype=np.int32)
-        self._slot_addresses = self._slots.ctypes.data + self._slots.itemsize * self._slots.astype(np.uint64)
-        self._slot_pointers = np.zeros(capacity, np.uint64)
-        slots = ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
-        self.struct = C.llama_batch(
-            n_tokens=0,
-            token=self._tokens.ctypes.data_as(ctypes.POINTER(C.llama_token)),
-            embd=None,
-            pos=self._positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
-            n_seq_id=self._num_slots.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            seq_id=slots,
-            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, texts: Sequence[Sequence[int]]) -> None:
-        start = 0
-        for slot, ids in enumerate(texts):
-            end = start + len(ids)
-            self._tokens[start:end] = ids
-            self._positions[start:end] = np.arange(len(ids))
-            self._slot_pointers[start:end] = self._slot_addresses[slot]
-            start = end
-        self.struct.n_tokens = start
