@@ -56,7 +56,7 @@ HOMES: dict[str, set[str]] = {
     "yaml": {"settings"},
     "jinja2": {"prepare"},
     "llama_cpp": {"engine.llama", "prepare.tokenizer"},
-    "llguidance": {"engine", "prepare"},
+    "llguidance": {"engine", "engine.llama", "prepare"},
     "onnxruntime": {"engine.encoder"},
     "tokenizers": {"engine.encoder"},
     "huggingface_hub": {"models"},

@@ -21,11 +21,18 @@ LIMIT_S = 60.0  # against hanging only
 
 @asynccontextmanager
 async def running_preparer(model: Path, *, timeout_s: float = 20.0) -> AsyncIterator[Preparers]:
-    short, large = (
-        Preparer(Commands().preparer, str(model), timeout_s=timeout_s, environ={}, on_restart=lambda: None)
-        for _ in range(2)
+    short, large, trial = (
+        Preparer(
+            Commands().preparer,
+            str(model),
+            timeout_s=timeout_s,
+            environ={},
+            on_restart=lambda: None,
+            tries_constraints=tries_constraints,
+        )
+        for tries_constraints in (False, False, True)
     )
-    preparer = Preparers(short, large)
+    preparer = Preparers(short, large, trial)
     try:
         async with asyncio.timeout(LIMIT_S):
             yield preparer

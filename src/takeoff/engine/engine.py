@@ -18,6 +18,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.prefill_budget import PrefillBudget
@@ -70,11 +71,15 @@ class Engine:
     def is_idle(self) -> bool:
         return not self._scheduler.running and not self._scheduler.waiting
 
-    def submit(self, message: Submit) -> None:
-        """Queue a request. What was emitted before counts as said: it is computed, not sent again."""
+    def submit(self, message: Submit, constraint: ConstraintState | None = None) -> None:
+        """Queue a request. What was emitted before counts as said: it is computed, not sent again.
+
+        `constraint` is its grammar, compiled.
+        """
         params = message.sampling
-        sampling = SamplingState(params, message.prompt_token_ids, self.kernels.n_vocab)
-        text = TextStream(self.kernels.piece, params.stop, params.stop_tokens)
+        sampling = SamplingState(params, message.prompt_token_ids, self.kernels.n_vocab, constraint)
+        accepts = None if constraint is None else constraint.accepts
+        text = TextStream(self.kernels.piece, params.stop, params.stop_tokens, accepts)
         for token_id in message.emitted_token_ids:
             text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
             sampling.append(token_id)
@@ -120,7 +125,7 @@ class Engine:
         self._prefill(is_decoding=bool(decoding))
 
     def _compact(self) -> list[Sequence]:
-        """Make the decoding sequences own the lowest slots, adapter by adapter; returns them in that order."""
+        """Make the decoding sequences own the lowest slots, adapter by adapter; returns them so."""
         while (move := self._scheduler.slots.next_move()) is not None:
             with self.counters.timed("move"):
                 self._exchange(move)
@@ -182,7 +187,7 @@ class Engine:
     def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
         """Append a token to its sequence and say what it means for the client."""
         if token_id is None:
-            return self._end(seq, FinishReason.FAILED, error="the model computed no finite logit")
+            return self._end(seq, FinishReason.FAILED, error=_dead_end(seq))
         may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
         seq.token_ids.append(token_id)
         seq.sampling.append(token_id)
@@ -191,6 +196,9 @@ class Engine:
         text, stopped = seq.text.push(token_id, may_stop=may_stop)
         if stopped:
             return self._end(seq, FinishReason.STOP, (token_id,), text)
+        constraint = seq.sampling.constraint
+        if constraint is not None and constraint.is_finished:
+            return self._end(seq, FinishReason.STOP, (token_id,), text + seq.text.flush())
         if self._is_full(seq):
             return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
         return _event(seq, (token_id,), text)
@@ -237,6 +245,14 @@ class Engine:
         elapsed = time.perf_counter() - started
         self.kernels.clear(0)
         return elapsed / len(token_ids)
+
+
+def _dead_end(seq: Sequence) -> str:
+    """Why no token could be chosen."""
+    constraint = seq.sampling.constraint
+    if constraint is None:
+        return "the model computed no finite logit"
+    return constraint.error or "no token of the vocabulary goes on as the constraint wants"
 
 
 def _event(seq: Sequence, token_ids: tuple[int, ...], text: str) -> TokenEvent:

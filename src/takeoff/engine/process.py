@@ -1,8 +1,8 @@
 """The engine process: `python -m takeoff.engine.process FD`, FD being its end of a socket pair.
 
-Three threads. One receives commands, one beats, the main one steps; only the main one touches the
-engine. When the socket closes the parent is gone, and so is this process, in the middle of a call
-if need be.
+Four threads: one receives commands, one beats, one compiles constraints, the main one steps. Only the
+main one touches the engine. When the socket closes the parent is gone, and so is this process, in the
+middle of a call if need be.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import queue
 import threading
 import time
+from dataclasses import dataclass
 
+from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
 from takeoff.engine.engine import Engine
 from takeoff.engine.invariance import check_invariance
+from takeoff.engine.llama.rows import Kernels
 from takeoff.errors import TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
@@ -38,12 +42,22 @@ SPIN_COUNT = "10000"  # how long idle OpenMP threads spin: longer starves the se
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A constrained request that is ready for the scheduler."""
+
+    submit: Submit
+    constraint: ConstraintState
+
+
 class EngineProcess:
     """Commands in, events out, one engine between."""
 
     def __init__(self, channel: Channel[ToEngine, FromEngine]) -> None:
         self._channel = channel
-        self._commands: collections.deque[ToEngine] = collections.deque()
+        self._commands: collections.deque[ToEngine | _Compiled] = collections.deque()
+        self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._compiling: set[int] = set()  # ids of requests whose grammar is not yet compiled
         self._wake = threading.Event()
 
     def run(self) -> None:
@@ -62,6 +76,7 @@ class EngineProcess:
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"))
             return
+        threading.Thread(target=self._compile, args=(engine.kernels,), name="compile", daemon=True).start()
         threading.Thread(target=self._beat, args=(engine,), name="heartbeat", daemon=True).start()
         self._channel.send(self._loaded(engine, time.perf_counter() - started))
         turns = Turns(load.turns_fd)
@@ -102,12 +117,33 @@ class EngineProcess:
         self._wake.clear()
         while self._commands:
             match self._commands.popleft():
+                case Submit(grammar=str()) as submit:
+                    self._compiling.add(submit.request_id)
+                    self._to_compile.put(submit)
                 case Submit() as submit:
                     engine.submit(submit)
+                case _Compiled(submit=submit, constraint=constraint):
+                    if submit.request_id in self._compiling:
+                        self._compiling.remove(submit.request_id)
+                        engine.submit(submit, constraint)
                 case Cancel(request_id=request_id):
+                    if request_id in self._compiling:
+                        self._compiling.remove(request_id)  # the service has ended it already
                     engine.cancel(request_id)
                 case Load():
                     raise ChannelClosed("an engine is loaded once")
+
+    def _compile(self, kernels: Kernels) -> None:
+        """Compile grammars beside the step loop: a large one takes longer than a gap may.
+
+        The vocabulary is made ready at once: later, it would hold the running streams up.
+        """
+        compiler = ConstraintCompiler(kernels.constraint_tokenizer(), kernels.n_vocab)
+        while True:
+            submit = self._to_compile.get()
+            assert submit.grammar is not None, "only constrained requests come here"
+            self._commands.append(_Compiled(submit, compiler.compile(submit.grammar)))
+            self._wake.set()
 
     def _receive(self) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.penalties import NgramIndex, TokenCounts
 from takeoff.engine.randomness import uniform
 from takeoff.engine.sampling_filters import draw
@@ -16,8 +17,15 @@ from takeoff.request import SamplingParams
 class SamplingState:
     """What sampling remembers of one sequence. `params.seed` must be set unless it is greedy."""
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int], n_vocab: int) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Sequence[int],
+        n_vocab: int,
+        constraint: ConstraintState | None = None,
+    ) -> None:
         self.params = params
+        self.constraint = constraint
         self.num_completion_tokens = 0
         has_penalties = (
             params.repetition_penalty != 1.0
@@ -34,6 +42,8 @@ class SamplingState:
     def append(self, token_id: int) -> None:
         """Note a token that became part of the completion."""
         self.num_completion_tokens += 1
+        if self.constraint is not None:
+            self.constraint.consume(token_id)
         if self.counts is not None:
             self.counts.append(token_id)
         if self.ngrams is not None:
@@ -60,7 +70,10 @@ class Sampler:
         """
         chosen: list[int | None] = []
         for row, state in zip(logits, states, strict=True):
-            self._adjust(row, state)
+            if state.constraint is None:
+                self._adjust(row, state)
+            else:
+                self._constrain(row, state, state.constraint)
             if state.params.is_greedy:
                 best = int(row.argmax())
                 chosen.append(best if np.isfinite(row[best]) else None)
@@ -68,6 +81,16 @@ class Sampler:
                 u = uniform(state.params.seed or 0, state.num_completion_tokens)
                 chosen.append(draw(row, state.params, u))
         return chosen
+
+    def _constrain(self, row: NDArray[np.float32], state: SamplingState, constraint: ConstraintState) -> None:
+        """Adjust, then ban what the constraint blocks; other bans yield where nothing would be left."""
+        blocked = constraint.blocked()
+        free = row.copy()
+        self._adjust(row, state)
+        row[blocked] = -np.inf
+        if not np.isfinite(row.max()):
+            np.copyto(row, free)
+            row[blocked] = -np.inf
 
     def _adjust(self, row: NDArray[np.float32], state: SamplingState) -> None:
         """Biases, penalties and bans, in place. An n-gram ban yields where nothing would be left."""

@@ -14,10 +14,17 @@ class TextStream:
     """
 
     def __init__(
-        self, piece: Callable[[int], bytes], stop: tuple[str, ...], stop_tokens: tuple[str, ...]
+        self,
+        piece: Callable[[int], bytes],
+        stop: tuple[str, ...],
+        stop_tokens: tuple[str, ...],
+        accepts: Callable[[str], bool] | None = None,
     ) -> None:
+        """`accepts` says of a whole text whether the completion may end with it."""
         self._piece = piece
         self._stop = stop
+        self._accepts = accepts
+        self._said = ""  # kept only where `accepts` will be asked
         self._stop_tokens = frozenset(text.encode() for text in stop_tokens)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # text that may be the beginning of a stop string
@@ -31,8 +38,13 @@ class TextStream:
         Returns:
             The text to send now, and whether the completion stops here: then this is the last text.
         """
-        piece = self._piece(token_id)
-        if may_stop and piece in self._stop_tokens:
+        text, stopped = self._push(self._piece(token_id), may_stop=may_stop)
+        if self._accepts is not None:
+            self._said += text
+        return text, stopped
+
+    def _push(self, piece: bytes, *, may_stop: bool) -> tuple[str, bool]:
+        if may_stop and piece in self._stop_tokens and self._may_end(self._held):
             return self.flush(), True
         before = len(self._held)
         text = self._held + self._decoder.decode(piece)
@@ -56,7 +68,10 @@ class TextStream:
             start = text.find(stop, max(0, before - len(stop) + 1))
             if start >= 0:
                 starts.append(start)
-        return min(starts, default=None)
+        return next((start for start in sorted(starts) if self._may_end(text[:start])), None)
+
+    def _may_end(self, text: str) -> bool:
+        return self._accepts is None or self._accepts(self._said + text)
 
     def _partial_stop(self, text: str) -> int:
         """Length of the longest end of `text` that may begin a stop string."""

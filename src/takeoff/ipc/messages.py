@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from takeoff.request import SamplingParams, Task, Text, TokenEvent
+from takeoff.request import Constraint, SamplingParams, Task, Text, TokenEvent
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -61,6 +61,7 @@ class Submit(Message, frozen=True):
     sampling: SamplingParams  # seed is set
     tenant: str
     emitted_token_ids: list[int] = []
+    grammar: str | None = None  # that the completion matches; from ConstraintTried
     lora: str | None = None  # name of an adapter of `Load.loras`; None: the model as it is
 
 
@@ -176,6 +177,7 @@ class EncoderDetokenized(Message, frozen=True):
 
 class LoadVocabulary(Message, frozen=True):
     model_path: str
+    tries_constraints: bool = False  # then the vocabulary is made ready for them, which takes a second
 
 
 class VocabularyLoaded(Message, frozen=True):
@@ -243,6 +245,18 @@ class ChatRendered(Message, frozen=True):
     texts: list[str]
 
 
+class TryConstraint(Message, frozen=True):
+    """Make a grammar of a constraint, and see that it can be enforced."""
+
+    ask_id: int
+    constraint: Constraint
+
+
+class ConstraintTried(Message, frozen=True):
+    ask_id: int
+    grammar: str  # in llguidance's own language
+
+
 class PrepareFailed(Message, frozen=True):
     """The answer to any question that can't be answered."""
 
@@ -259,7 +273,7 @@ ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat
 )
-Question = Prepare | Tokenize | Detokenize | RenderChat
-Answer = Prepared | Tokenized | Detokenized | ChatRendered
+Question = Prepare | Tokenize | Detokenize | RenderChat | TryConstraint
+Answer = Prepared | Tokenized | Detokenized | ChatRendered | ConstraintTried
 ToPreparer = LoadVocabulary | Question
 FromPreparer = VocabularyLoaded | LoadFailed | Answer | PrepareFailed

@@ -6,6 +6,7 @@ from takeoff.errors import InvalidRequest
 from takeoff.ipc.messages import (
     Answer,
     ChatRendered,
+    ConstraintTried,
     Detokenize,
     Detokenized,
     Prepare,
@@ -15,8 +16,10 @@ from takeoff.ipc.messages import (
     RenderChat,
     Tokenize,
     Tokenized,
+    TryConstraint,
 )
 from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
+from takeoff.prepare.constraint_trial import ConstraintTrial
 from takeoff.prepare.prompt import PromptBuilder
 from takeoff.prepare.tokenizer import Tokenizer
 
@@ -26,8 +29,9 @@ MEMORY_LIMIT_BYTES = 2 << 30  # that requests may add to what the vocabulary too
 class Answerer:
     """Answers over one vocabulary; never raises what a question can cause."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, tries_constraints: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._trial = ConstraintTrial(tokenizer.for_constraints()) if tries_constraints else None
         self._builder = PromptBuilder(tokenizer)
 
     def answer(self, question: Question) -> Answer | PrepareFailed:
@@ -62,6 +66,9 @@ class Answerer:
                     for conversation in conversations
                 ]
                 return ChatRendered(ask_id, texts)
+            case TryConstraint(ask_id=ask_id, constraint=constraint):
+                assert self._trial is not None, "loaded for it"
+                return ConstraintTried(ask_id, self._trial.grammar(constraint))
 
     def _prepare(self, question: Prepare) -> Prepared | PrepareFailed:
         ids = self._builder.build(question.text, question.chat_template, question.keep_tokens)

@@ -44,12 +44,12 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     threading.Thread(target=_receive, args=(channel, questions), name="receive", daemon=True).start()
     try:
         tokenizer = Tokenizer(load.model_path)
+        answerer = Answerer(tokenizer, tries_constraints=load.tries_constraints)
     except ModelError as exc:
         channel.send(LoadFailed(exc.message))
         return
     _limit_memory()
     channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, tokenizer.chat_template is not None))
-    answerer = Answerer(tokenizer)
     while True:
         question = questions.get()
         if isinstance(question, LoadVocabulary):

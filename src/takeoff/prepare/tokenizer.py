@@ -11,6 +11,7 @@ import ctypes
 import logging
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
+from llguidance import LLTokenizer
 
 from takeoff.errors import ModelError
 from takeoff.prepare.special_texts import SpecialTexts
@@ -78,6 +79,13 @@ class Tokenizer:
         if self._ids is None:
             self._ids = {self.text(token_id): token_id for token_id in range(self.n_vocab)}
         return self._ids.get(text)
+
+    def for_constraints(self) -> LLTokenizer:
+        """The vocabulary as llguidance wants it. Takes up to a second."""
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
+        ends = [token_id for token_id in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, token_id)]
+        return lltokenizer_from_vocab(self._vocab, eos_token=ends)
 
     def text(self, token_id: int) -> str:
         """The text of one token as the vocabulary writes it; '' for an id of -1."""

@@ -12,7 +12,11 @@ from typing import Generic, TypeVar
 from takeoff.ipc.channel import AsyncChannel, socket_pair
 
 EXIT_GRACE_S = 2.0  # a child whose socket closed has this long before it is killed
-_SECRETS = ("TAKEOFF_API_KEY",)  # a child parses strangers' files: it gets nothing worth stealing
+_SECRETS = (
+    "TAKEOFF_API_KEY",
+    "TAKEOFF_ACCESS_TOKEN",
+    "LICENSE_KEY",
+)  # a child parses strangers' files: it gets nothing worth stealing
 
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")

@@ -11,6 +11,7 @@ import collections
 import itertools
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +22,7 @@ from takeoff.ipc.messages import (
     Answer,
     ChatMessage,
     ChatRendered,
+    ConstraintTried,
     Detokenize,
     Detokenized,
     FromPreparer,
@@ -34,13 +36,16 @@ from takeoff.ipc.messages import (
     Tokenize,
     Tokenized,
     ToPreparer,
+    TryConstraint,
     VocabularyLoaded,
 )
+from takeoff.request import Constraint
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import Child
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
 LARGE_TEXT_CHARACTERS = 65_536
+MAX_GRAMMAR_CHARACTERS = 4 << 20  # of the grammars that are remembered
 TemplateUse = Literal["auto", "on", "off"]
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,10 @@ _ERRORS: dict[str, type[TakeoffError]] = {
     "context_length_exceeded": PromptTooLong,
     "preparer_failed": PreparerFailed,
 }
+
+
+class QuestionFailed(PreparerFailed):
+    """The preparer was late with this very question, or died of it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,9 +80,10 @@ class Preparer:
         timeout_s: float,
         environ: dict[str, str],
         on_restart: Callable[[], None],
+        tries_constraints: bool = False,
     ) -> None:
         self._command = command
-        self._model_path = model_path
+        self._load = LoadVocabulary(model_path, tries_constraints)
         self._timeout_s = timeout_s
         # No GPU for a process that only reads a vocabulary: opening one takes memory and time.
         self._environ = environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
@@ -143,7 +153,7 @@ class Preparer:
         self._started_at = time.monotonic()
         child: Child[FromPreparer, ToPreparer] = await Child.start(self._command, FromPreparer, self._environ)
         self._child = child
-        child.channel.send(LoadVocabulary(self._model_path))
+        child.channel.send(self._load)
         async with asyncio.timeout(LOAD_TIMEOUT_S):
             reply = await child.channel.receive()
         if isinstance(reply, LoadFailed):
@@ -206,7 +216,7 @@ class Preparer:
         logger.warning("%s%s; starting another preparer", error, ending)
         self._on_restart()
         if culprit is not None and not culprit.answer.done():
-            culprit.answer.set_exception(PreparerFailed(error, hint="another preparer is starting"))
+            culprit.answer.set_exception(QuestionFailed(error, hint="another preparer is starting"))
         wait_s = self._backoff.after(time.monotonic() - self._started_at)
         if culprit is None and wait_s > 0:
             self._refuse_waiting(PreparerFailed(error))
@@ -220,11 +230,13 @@ class Preparer:
 
 
 class Preparers:
-    """A preparer for short texts, and one for long ones that starts when first needed."""
+    """A preparer for short texts; one for long ones and one for constraints, started when first needed."""
 
-    def __init__(self, short: Preparer, large: Preparer) -> None:
+    def __init__(self, short: Preparer, large: Preparer, trial: Preparer) -> None:
         self._short = short
         self._large = large
+        self._trial = trial
+        self._grammars: OrderedDict[Constraint, str] = OrderedDict()  # of the last constraints
         self._ids = itertools.count()
 
     @property
@@ -282,12 +294,36 @@ class Preparers:
         assert isinstance(answer, ChatRendered)
         return answer.texts
 
+    async def try_constraint(self, constraint: Constraint) -> str:
+        """The grammar of a constraint that can be enforced.
+
+        Raises:
+            InvalidRequest: it can't, or it takes too much time or memory to find out.
+            PreparerFailed: the preparer can't be started.
+        """
+        check_unicode(constraint.source)
+        grammar = self._grammars.pop(constraint, None)
+        if grammar is None:
+            try:
+                answer = await self._trial.ask(TryConstraint(next(self._ids), constraint))
+            except QuestionFailed as exc:
+                raise InvalidRequest(
+                    f"the constraint takes too much time or memory: {exc.message}",
+                    param=constraint.kind.value,
+                ) from exc
+            assert isinstance(answer, ConstraintTried)
+            grammar = answer.grammar
+        self._grammars[constraint] = grammar
+        while sum(map(len, self._grammars.values())) > MAX_GRAMMAR_CHARACTERS:
+            self._grammars.popitem(last=False)
+        return grammar
+
     def _for(self, size: int) -> Preparer:
         """Who answers a question over so many characters."""
         return self._large if size > LARGE_TEXT_CHARACTERS else self._short
 
     async def stop(self) -> None:
-        await asyncio.gather(self._short.stop(), self._large.stop())
+        await asyncio.gather(self._short.stop(), self._large.stop(), self._trial.stop())
 
 
 def check_unicode(text: str) -> None:

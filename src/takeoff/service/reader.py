@@ -17,6 +17,8 @@ from takeoff.service.engine_watch import EngineCalls, EngineWatch, FromAny, ToAn
 from takeoff.service.preparer import Preparer, Preparers
 from takeoff.settings import ReaderSettings
 
+TRIAL_TIMEOUT_S = 1.0  # for a constraint to be compiled
+
 
 class ReaderState(StrEnum):
     LOADING = "loading"
@@ -165,17 +167,22 @@ class Reader:
         command = commands.engine if is_generating else commands.encoder
         self._engine = EngineWatch(self.reader_id, launch.load, command, calls, environ=environ)
         if is_generating:
-            short, large = (
+            short, large, trial = (
                 Preparer(
                     commands.preparer,
                     str(launch.model_path),
-                    timeout_s=prepare_timeout_s,
+                    timeout_s=timeout_s,
                     environ=environ,
                     on_restart=self._calls.on_preparer_restart,
+                    tries_constraints=tries_constraints,
                 )
-                for _ in range(2)
+                for timeout_s, tries_constraints in (
+                    (prepare_timeout_s, False),
+                    (prepare_timeout_s, False),
+                    (TRIAL_TIMEOUT_S, True),
+                )
             )
-            self.preparers = Preparers(short, large)
+            self.preparers = Preparers(short, large, trial)
             self.preparers.start()
         self._engine.start()
 

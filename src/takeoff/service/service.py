@@ -196,12 +196,13 @@ class Service:
         with self._entered():
             while True:
                 reader = await self._fleet.live_reader(request.group, Task.GENERATE)
+                grammar = await _tried_grammar(request, reader)
                 token_ids = await self._prepare(request, reader)
                 if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
                     break
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
-            submit = self._submit(request, token_ids, reader)
+            submit = self._submit(request, token_ids, grammar, reader)
             return self._generations.accept(submit, reader, arrived_at)
 
     async def encode(self, request: EncodeRequest) -> Encoding:
@@ -274,12 +275,6 @@ class Service:
         """The prompt's token ids. What waits to be tokenised counts as queued, by a guess."""
         if not request.prompt:
             raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
-        if request.sampling.constraint is not None:
-            raise InvalidRequest(
-                "regex_string and json_schema can't be enforced yet",
-                param=request.sampling.constraint.kind.value,
-                hint="leave it out",
-            )
         if not isinstance(request.prompt, str):
             return _checked_prompt(request.prompt, reader)
         guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
@@ -294,7 +289,7 @@ class Service:
         finally:
             self._admission.dequeue(guess, served=False)
 
-    def _submit(self, request: Request, token_ids: list[int], reader: Reader) -> Submit:
+    def _submit(self, request: Request, token_ids: list[int], grammar: str | None, reader: Reader) -> Submit:
         """The request in the engine's words: with a seed, and a length that the context has room for."""
         _check_ids(token_ids, reader, "prompt")
         _check_ids(request.sampling.logit_bias, reader, "logit_bias")
@@ -307,8 +302,10 @@ class Service:
                 sampling,
                 max_new_tokens=min(sampling.max_new_tokens or room, room),
                 seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+                constraint=None,  # its grammar goes instead
             ),
             tenant=request.tenant,
+            grammar=grammar,
             lora=_checked_lora(request.lora_id, reader),
         )
         logger.debug(
@@ -346,6 +343,18 @@ class Service:
 def _preparers(reader: Reader) -> Preparers:
     assert reader.preparers is not None, "a reader that generates has preparers"
     return reader.preparers
+
+
+async def _tried_grammar(request: Request, reader: Reader) -> str | None:
+    """The grammar of the request's constraint; None if it has none. Raises as `try_constraint`."""
+    constraint = request.sampling.constraint
+    if constraint is None:
+        return None
+    if reader.settings.constrained_decoding_backend == "none":
+        raise InvalidRequest(
+            f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
+        )
+    return await _preparers(reader).try_constraint(constraint)
 
 
 def _template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import numpy as np
+from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.adapters import Adapters
@@ -140,6 +141,12 @@ class LlamaContext:
         if piece is None:
             piece = self._pieces[token_id] = _token_to_piece(self._vocab, token_id)
         return piece
+
+    def constraint_tokenizer(self) -> LLTokenizer:
+        """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
+        return lltokenizer_from_vocab(self._vocab, eos_token=self.eog_token_ids)
 
     def close(self) -> None:
         if self._context is not None:

@@ -1,0 +1,101 @@
+"""A client's regular expression or JSON schema, made a grammar and tried: hostile input.
+
+The process around it bounds time and memory. What llguidance can't enforce it refuses by name:
+`not`, `if`, `contains`, `uniqueItems`, `oneOf` whose branches aren't provably disjoint, ...
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from takeoff.errors import InvalidRequest
+from takeoff.request import Constraint, ConstraintKind
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+MAX_REGEX_CHARACTERS = 20_000
+MAX_SCHEMA_CHARACTERS = 500_000
+MAX_SCHEMA_DEPTH = 64
+MAX_ERROR_CHARACTERS = 500
+
+_OWN_KEY = "x-guidance"  # llguidance's settings inside a schema: not a client's to make
+# Options that a schema can't change: overrides come after its own.
+_OVERRIDES: JsonCompileOptions = {
+    "whitespace_pattern": r"[ \n]{0,8}",  # unbounded, a small model may write blanks to the end
+    "whitespace_flexible": True,
+    "item_separator": ",",
+    "key_separator": ":",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+
+
+class ConstraintTrial:
+    """Tries constraints for one vocabulary."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def grammar(self, constraint: Constraint) -> str:
+        """The grammar of `constraint`, which compiles and has a first token.
+
+        A regular expression is of Rust's regex crate, without look-around and back references; the
+        whole completion matches it.
+
+        Raises:
+            InvalidRequest: it can't be enforced; `param` is the constraint's kind.
+        """
+        param = (
+            f"{constraint.kind.value}_string" if constraint.kind is ConstraintKind.REGEX else "json_schema"
+        )
+        try:
+            grammar = self._written(constraint)
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+            if not matcher.is_error():
+                mask = np.zeros(-(-self._tokenizer.vocab_size // 32), np.int32)
+                matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+                if not mask.any():
+                    raise InvalidRequest("nothing can match it", param=param)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidRequest(_shortened(f"it can't be used: {exc}"), param=param) from exc
+        if matcher.is_error():
+            raise InvalidRequest(_shortened(f"it can't be enforced: {matcher.get_error()}"), param=param)
+        return grammar
+
+    def _written(self, constraint: Constraint) -> str:
+        if constraint.kind is ConstraintKind.REGEX:
+            if len(constraint.source) > MAX_REGEX_CHARACTERS:
+                raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_REGEX_CHARACTERS}")
+            return LLMatcher.grammar_from_regex(constraint.source)
+        if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
+            raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
+        schema = json.loads(constraint.source)
+        _check(schema, 0)
+        if schema is True:
+            schema = {}
+        if not isinstance(schema, dict):
+            raise ValueError(f"a schema is an object, got {json.dumps(schema)[:100]}")
+        return LLMatcher.grammar_from_json_schema(schema, overrides=_OVERRIDES)
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > MAX_SCHEMA_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_SCHEMA_DEPTH} deep")
+    if isinstance(value, dict):
+        if _OWN_KEY in value:
+            raise ValueError(f"{_OWN_KEY} is not a keyword that can be used here")
+        for each in value.values():
+            _check(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            _check(each, depth + 1)
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[:MAX_ERROR_CHARACTERS] + " ..."
