@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +25,7 @@ from takeoff.ipc.messages import (
     FromEncoder,
     LoadEncoder,
 )
+from takeoff.ipc.turns import make_turns_file
 from takeoff.request import Task, Text
 
 
@@ -179,6 +182,31 @@ def test_a_vector_that_is_no_number_fails_its_request_and_not_its_neighbour() ->
     error = "the model computed no finite numbers for a text"
     assert rig.sent[0] == EncodeFailed(1, error, "engine_failed")
     assert vectors(rig.sent[1]) == [[1, 2]]
+
+
+def test_a_batch_is_computed_while_the_cores_are_ours_and_not_a_moment_longer() -> None:
+    """Asked from another process: record locks are a process's own."""
+    script = "import fcntl, sys; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)"
+    with make_turns_file() as file:
+        fd = file.fileno()
+
+        def is_taken() -> bool:
+            command = [sys.executable, "-c", script, str(fd)]
+            return subprocess.run(command, pass_fds=[fd], capture_output=True).returncode != 0
+
+        class Looking(Counting):
+            def compute(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+                taken.append(is_taken())
+                return super().compute(batch)
+
+        taken: list[bool] = []
+        load = LoadEncoder("", Task.EMBED, 1, 8, 0.0, None, turns_fd=fd)
+        encoder = Encoder(load, Looking(), lambda message: None)
+        encoder.take(Encode(1, ["a"]))
+        taken.append(is_taken())
+        encoder.step()
+        taken.append(is_taken())
+        assert taken == [False, True, False]
 
 
 def test_tokens_are_shown_and_joined() -> None:
