@@ -12,7 +12,7 @@ MAKES_A_VENV = """
 case "$*" in
 *-m*venv*) for last; do :; done
   mkdir -p "$last/bin"
-  printf '#!BASH\\necho "pip $*" >>"CALLS"\\ncase "$*" in *install*) exit RESULT ;; esac\\n' >"$last/bin/python"
+  printf '#!BASH\\necho "pip $*" >>"CALLS"\\ncase "$*" in *install*) exit RESULT ;; esac\\n' >$last/bin/python
   chmod +x "$last/bin/python" ;;
 *version*) echo 3.11.9 ;;
 esac
