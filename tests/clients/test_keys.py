@@ -1,0 +1,36 @@
+"""Clients that know nothing of keys: what their users write to reach a server that asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.clients.doors import Doors, chat_reader, serving_manifest, write_manifest
+from tests.clients.environments import Environment, Raised
+
+KEY = "correct-horse"
+
+
+@pytest.fixture(scope="module")
+def locked_doors(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """The doors of a server that asks for a key."""
+    readers = {"chat": chat_reader(smollm2_path, max_batch_size=1)}
+    manifest = write_manifest(tmp_path_factory.mktemp("manifest"), readers)
+    with serving_manifest(manifest, "--api-key", KEY) as (server, doors):
+        server.wait_ready()
+        yield doors
+
+
+@pytest.mark.parametrize("version", ["0_0_4", "0_6_0", "0_7_0"])
+def test_a_key_in_the_address_opens_every_door_that_a_client_knocks_at(
+    environment: Callable[[str], Environment], locked_doors: Doors, version: str
+) -> None:
+    call = environment(f"takeoff_client_{version}").call
+    target = "takeoff_client.TakeoffClient"
+    with_key = locked_doors.client_settings() | {"base_url": f"http://takeoff:{KEY}@127.0.0.1"}
+    answer = call(target, "Say yes.", settings=with_key, method="generate", kwargs={"max_new_tokens": 4})
+    assert answer["text"]
+    assert call(target, settings=with_key, method="get_readers")["primary"][0]["reader_id"] == "chat"
+    with pytest.raises(Raised, match="API key"):
+        call(target, "Say yes.", settings=locked_doors.client_settings(), method="generate")
