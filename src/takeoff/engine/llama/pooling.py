@@ -15,6 +15,7 @@ import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation 
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.llama.backends import load_backends
 from takeoff.errors import EngineFailed, ModelError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class PoolingContext:
         """
         C.llama_log_set(_log, None)
         C.llama_backend_init()
+        load_backends()
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
         self._model = C.llama_model_load_from_file(model_path.encode(), params)
