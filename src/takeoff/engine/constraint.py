@@ -52,7 +52,7 @@ class ConstraintState:
     def accepts(self, text: str) -> bool:
         """Whether `text` as a whole matches."""
         matcher = self._start.deep_copy()
-        token_ids = self._tokenizer.tokenize_str(text)
+        token_ids = self._tokenizer.greedy_tokenize(text)
         return matcher.try_consume_tokens(token_ids) == len(token_ids) and matcher.is_accepting()
 
 

@@ -50,9 +50,7 @@ class ConstraintTrial:
         Raises:
             InvalidRequest: it can't be enforced; `param` is the constraint's kind.
         """
-        param = (
-            f"{constraint.kind.value}_string" if constraint.kind is ConstraintKind.REGEX else "json_schema"
-        )
+        param = constraint.kind.value
         try:
             grammar = self._written(constraint)
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
@@ -64,14 +62,16 @@ class ConstraintTrial:
         except (ValueError, RecursionError) as exc:
             raise InvalidRequest(_shortened(f"it can't be used: {exc}"), param=param) from exc
         if matcher.is_error():
-            raise InvalidRequest(_shortened(f"it can't be enforced: {matcher.get_error()}"), param=param)
+            raise InvalidRequest(
+                _shortened(f"it can't be enforced: {_without_state(matcher.get_error())}"), param=param
+            )
         return grammar
 
     def _written(self, constraint: Constraint) -> str:
         if constraint.kind is ConstraintKind.REGEX:
             if len(constraint.source) > MAX_REGEX_CHARACTERS:
                 raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_REGEX_CHARACTERS}")
-            return LLMatcher.grammar_from_regex(constraint.source)
+            return LLMatcher.grammar_from_regex(_unanchored(constraint.source))
         if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
         schema = json.loads(constraint.source)
@@ -94,6 +94,18 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for each in value:
             _check(each, depth + 1)
+
+
+def _without_state(error: str) -> str:
+    """llguidance's message without the dump of its state behind it."""
+    return error.split("<state>")[0].strip()
+
+
+def _unanchored(regex: str) -> str:
+    """Without the anchors around it: the whole completion matches anyway, and llguidance knows none."""
+    regex = regex.removeprefix("^")
+    has_end = regex.endswith("$") and (len(regex) - len(regex[:-1].rstrip("\\")) - 1) % 2 == 0
+    return regex[:-1] if has_end else regex
 
 
 def _shortened(text: str) -> str:

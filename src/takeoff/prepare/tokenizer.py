@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation 
 from llguidance import LLTokenizer
 
 from takeoff.errors import ModelError
+from takeoff.models.guidance import guidance_tokenizer
 from takeoff.prepare.special_texts import SpecialTexts
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ class Tokenizer:
 
         `parse_special`: texts of control tokens become those tokens; else they are plain text.
         """
-        data = text.encode()
+        return self._tokenize(text.encode(), parse_special=parse_special)
+
+    def _tokenize(self, data: bytes, *, parse_special: bool) -> list[int]:
         room = len(data) + 16
         ids = (C.llama_token * room)()
         count = C.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
@@ -82,10 +85,10 @@ class Tokenizer:
 
     def for_constraints(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it. Takes up to a second."""
-        from llguidance.llamacpp import lltokenizer_from_vocab
-
-        ends = [token_id for token_id in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, token_id)]
-        return lltokenizer_from_vocab(self._vocab, eos_token=ends)
+        every = range(self.n_vocab)
+        ends = [token_id for token_id in every if C.llama_vocab_is_eog(self._vocab, token_id)]
+        pieces = [b"" if self.is_control(token_id) else self.piece(token_id) for token_id in every]
+        return guidance_tokenizer(pieces, ends, lambda text: self._tokenize(text, parse_special=False))
 
     def text(self, token_id: int) -> str:
         """The text of one token as the vocabulary writes it; '' for an id of -1."""

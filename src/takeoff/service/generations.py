@@ -63,7 +63,7 @@ class Generations:
             metrics.completion_tokens.inc(len(event.token_ids))
             if entry.last_token_at is None:
                 self._admission.dequeue(num_prompt_tokens, served=True)
-                metrics.ttft_s.observe(now - entry.arrived_at)
+                metrics.observe_first_token(entry.reader.group, now - entry.arrived_at)
                 metrics.queue_s.observe(event.queue_s)
                 metrics.cached_tokens.inc(event.cached_tokens)
             else:
@@ -72,6 +72,7 @@ class Generations:
         if event.finish_reason is not None:
             if is_first and not event.token_ids:
                 self._admission.dequeue(num_prompt_tokens, served=False)
+            metrics.observe_completion(entry.reader.group, len(entry.emitted_token_ids))
             entry.reader.close_one()
             self._tally.end(event.finish_reason)
         metrics.queued_tokens.set(self._admission.queued_tokens)

@@ -18,9 +18,11 @@ from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.adapters import Adapters
+from takeoff.engine.llama.backends import load_backends
 from takeoff.engine.llama.rows import Rows
 from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load
+from takeoff.models.guidance import guidance_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class LlamaContext:
         self._model = self._context = None
         C.llama_log_set(_log, None)
         C.llama_backend_init()
+        load_backends()
         self._model = _load_model(load, on_progress)
         self._adapters = Adapters(self._model, load.loras)
         self._context = _make_context(self._model, load)
@@ -144,9 +147,8 @@ class LlamaContext:
 
     def constraint_tokenizer(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
-        from llguidance.llamacpp import lltokenizer_from_vocab
-
-        return lltokenizer_from_vocab(self._vocab, eos_token=self.eog_token_ids)
+        pieces = [_token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
+        return guidance_tokenizer(pieces, self.eog_token_ids, lambda text: _tokenize(self._vocab, text))
 
     def close(self) -> None:
         if self._context is not None:
@@ -233,6 +235,14 @@ def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
             hint="lower --max-slots or --context",
         )
     return context
+
+
+def _tokenize(vocab: C.llama_vocab_p, text: bytes) -> list[int]:
+    """Plain text to token ids; never more of them than twice the bytes and a few."""
+    room = 2 * len(text) + 16
+    token_ids = (C.llama_token * room)()
+    count = C.llama_tokenize(vocab, text, len(text), token_ids, room, False, False)
+    return token_ids[: max(count, 0)]
 
 
 def _token_to_piece(vocab: C.llama_vocab_p, token_id: int) -> bytes:
