@@ -18,7 +18,7 @@ GroupName = Annotated[
 ]
 
 # Our parameter -> the field a client of this API knows it by.
-_WIRE_NAMES = {"prompt": "text", "group": "consumer_group"}
+_WIRE_NAMES = {"prompt": "text", "group": "consumer_group", "regex": "regex_string"}
 
 
 def like(texts: object, results: list[Item]) -> Item | list[Item]:
