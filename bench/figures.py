@@ -63,7 +63,13 @@ def plot(result: dict[str, Any], path: Path) -> None:
     high = max(*factors, 2.0)
     axes.set_xlim(min(*factors, 1.0) * 0.9, high * 4)
     for place, (factor, label) in enumerate(zip(factors, labels, strict=True)):
-        axes.text(max(factor, 1) * 1.06, place, f"{factor:.{2 if factor < 2 else 1 if factor < 10 else 0}f} x   ", va="center", weight="bold")
+        axes.text(
+            max(factor, 1) * 1.06,
+            place,
+            f"{factor:.{2 if factor < 2 else 1 if factor < 10 else 0}f} x   ",
+            va="center",
+            weight="bold",
+        )
         axes.text(max(factor, 1) * 1.06, place - 0.36, label, va="center", fontsize=7.5, color=DIM)
     axes.set_title(f"{first}: times as good as {peer} (1 is the same)", fontsize=10, loc="left", color=INK)
     axes.set_xticks([])

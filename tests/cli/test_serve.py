@@ -25,13 +25,24 @@ LIMIT_S = 120  # against hanging only
 SMALL = ("--port", "0", "--max-slots", "2", "--context", "512", "--prefix-cache-mb", "16")
 
 
+# Free ports for the doors that a test does not name: it may run beside a server.
+OTHER_DOORS = ("--takeoff-port", "0", "--management-port", "0", "--openai-port", "0")
+
+
 class Server:
     """A running `takeoff serve`, with what it has said so far."""
 
     def __init__(self, *flags: str) -> None:
         environ = {name: text for name, text in os.environ.items() if not name.startswith("TAKEOFF_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from takeoff.cli.main import main; main()", "serve", *flags],
+            [
+                sys.executable,
+                "-c",
+                "from takeoff.cli.main import main; main()",
+                "serve",
+                *OTHER_DOORS,
+                *flags,
+            ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
