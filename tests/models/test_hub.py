@@ -51,6 +51,12 @@ def test_a_quantisation_names_a_file_of_a_repository(store, hub, tiny):
     assert headers["authorization"] == "Bearer hf_test"
 
 
+def test_a_token_that_was_given_goes_before_the_one_of_the_environment(tmp_path, hub):
+    Store(tmp_path / "home", "hf_given").pull(f"hf:{REPO}:q4_k_m")
+    for path in (f"/api/models/{REPO}", f"/{REPO}/resolve/{COMMIT}/tiny-Q4_K_M.gguf"):
+        assert hub.requests_for(path)[0]["authorization"] == "Bearer hf_given"
+
+
 def test_a_stored_model_needs_no_hub(store, hub):
     model = store.pull(f"hf:{REPO}:Q4_K_M")
     hub.seen.clear()

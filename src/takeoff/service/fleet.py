@@ -38,7 +38,6 @@ class Fleet:
         self._plan_reader = plan_reader
         self._commands = commands
         self._calls = calls
-        self._environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": settings.log_level}
         self._groups = Groups(settings.reserved_consumers)
         self._changes = Changes()
         self._turns_file = make_turns_file()
@@ -156,7 +155,8 @@ class Fleet:
     def _start(self, reader: Reader, launch: Launch) -> None:
         load = msgspec.structs.replace(launch.load, turns_fd=self._turns_file.fileno())
         launch = dataclasses.replace(launch, load=load)
-        reader.start(launch, self._commands, self._environ, self._settings.prepare_timeout_s)
+        environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": reader.settings.log_level}
+        reader.start(launch, self._commands, environ, self._settings.prepare_timeout_s)
 
     def _free_id(self, settings: ReaderSettings) -> str:
         """The model's name, with a number if it is taken."""
