@@ -64,12 +64,17 @@ class Child(Generic[Incoming, Outgoing]):
                 start_new_session=True,
                 env={name: text for name, text in os.environ.items() if name not in _SECRETS} | dict(environ),
             )
-        except OSError:
+        except BaseException:  # also when whoever starts it is cancelled
             ours.close()
             raise
         finally:
             theirs.close()
-        return cls(process, await AsyncChannel.open(ours, incoming))
+        try:
+            return cls(process, await AsyncChannel.open(ours, incoming))
+        except BaseException:
+            ours.close()
+            process.kill()
+            raise
 
     @property
     def pid(self) -> int:
