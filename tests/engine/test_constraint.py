@@ -31,11 +31,18 @@ REGEXES = (
     r"a|ab|abc",
     r"(yes|no)(, (yes|no)){0,3}\.",
     r"",
+    r"\w{1,9}\d\s?\W",
+    r"(?i)ab[c-e]{1,3}",
+    r"[^a-z]{1,5}|^x$",
+    r"(a+?)(?:b|c){2}.",
 )
 SCHEMAS: tuple[Any, ...] = (
     {"type": "integer", "minimum": 5, "maximum": 120},
     {"enum": ["cat", "dog", 3, None]},
     {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 4},
+    {"type": "string", "pattern": r"^\W{1,3}$"},
+    {"type": "string", "pattern": r"[0-9]{2}", "maxLength": 6},
+    {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "maxProperties": 2},
     {
         "type": "object",
         "properties": {
@@ -227,9 +234,13 @@ def test_a_grammar_without_a_way_on_fails_and_harms_nobody(asked: Asked) -> None
 @pytest.mark.parametrize(
     ("constraint", "why"),
     [
-        (regex("("), "unclosed group"),
-        (regex("(?=a)b"), "look-around"),
-        (regex("x" * 20_001), "over 20000"),
+        (regex("("), "not a regular expression: missing )"),
+        (regex("(?=a)b"), "lookahead"),
+        (regex("x" * 8_193), "at most 8,192 characters, got 8,193"),
+        (regex("a++b"), "possessive"),
+        (regex(r"(a)\1"), "backreference"),
+        (regex(r"a\b"), "word boundary"),
+        (schema({"type": "string", "pattern": "(?=a)b"}), "lookahead"),
         (schema({"not": {"type": "string"}}), '"not"'),
         (schema({"type": "array", "uniqueItems": True}), '"uniqueItems"'),
         (schema({"type": "object", "if": {}}), '"if"'),
@@ -251,6 +262,13 @@ def test_what_can_not_be_enforced_is_refused_by_name(
         trial.grammar(constraint)
     assert refused.value.param == constraint.kind.value
     assert len(refused.value.message) < 600
+
+
+def test_a_name_can_not_be_spelt_twice(compiler: ConstraintCompiler, trial: ConstraintTrial) -> None:
+    named = schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    state = compiler.compile(trial.grammar(named))
+    assert state.accepts('{"a":1,"b":"x"}')
+    assert not state.accepts('{"a":1,"\\u0061":"x"}')
 
 
 def test_blanks_are_bounded(compiler: ConstraintCompiler, trial: ConstraintTrial) -> None:

@@ -63,8 +63,12 @@ def _top_k(row: NDArray[np.float32], k: int) -> Ids:
     if k > num_blocks:
         return np.flatnonzero(row >= np.partition(row, len(row) - k)[len(row) - k])
     maxima = row[: num_blocks * BLOCK].reshape(num_blocks, BLOCK).max(axis=1)
-    token_ids = np.flatnonzero(row >= np.partition(maxima, num_blocks - k)[num_blocks - k])
+    lowest = np.partition(maxima, num_blocks - k)[num_blocks - k]
+    # Under a constraint nearly all tokens are banned: then few are left, and no block bounds them.
+    token_ids = np.flatnonzero(row >= lowest if lowest > -np.inf else row > -np.inf)
     logits = row[token_ids]
+    if len(token_ids) <= k:
+        return token_ids
     kept: Ids = token_ids[logits >= np.partition(logits, len(logits) - k)[len(logits) - k]]
     return kept
 

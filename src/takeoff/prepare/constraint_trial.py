@@ -13,16 +13,17 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from takeoff.errors import InvalidRequest
+from takeoff.prepare.regex import search, whole_match
 from takeoff.request import Constraint, ConstraintKind
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-MAX_REGEX_CHARACTERS = 20_000
 MAX_SCHEMA_CHARACTERS = 500_000
 MAX_SCHEMA_DEPTH = 64
 MAX_ERROR_CHARACTERS = 500
 
+_VALUES = frozenset({"const", "enum", "default", "examples"})  # keywords whose values are no schemas
 _OWN_KEY = "x-guidance"  # llguidance's settings inside a schema: not a client's to make
 # Options that a schema can't change: overrides come after its own.
 _OVERRIDES: JsonCompileOptions = {
@@ -32,6 +33,8 @@ _OVERRIDES: JsonCompileOptions = {
     "key_separator": ":",
     "coerce_one_of": False,
     "lenient": False,
+    # Never \u: a name spelt with it would be another to the grammar, and the same to who parses it.
+    "json_allowed_escapes": 'nrbtf\\"',
 }
 
 
@@ -44,8 +47,7 @@ class ConstraintTrial:
     def grammar(self, constraint: Constraint) -> str:
         """The grammar of `constraint`, which compiles and has a first token.
 
-        A regular expression is of Rust's regex crate, without look-around and back references; the
-        whole completion matches it.
+        The whole completion matches a regular expression, of Python's dialect.
 
         Raises:
             InvalidRequest: it can't be enforced; `param` is the constraint's kind.
@@ -69,13 +71,10 @@ class ConstraintTrial:
 
     def _written(self, constraint: Constraint) -> str:
         if constraint.kind is ConstraintKind.REGEX:
-            if len(constraint.source) > MAX_REGEX_CHARACTERS:
-                raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_REGEX_CHARACTERS}")
-            return LLMatcher.grammar_from_regex(_unanchored(constraint.source))
+            return LLMatcher.grammar_from_regex(whole_match(constraint.source, constraint.kind.value))
         if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
-        schema = json.loads(constraint.source)
-        _check(schema, 0)
+        schema = _checked(json.loads(constraint.source), 0)
         if schema is True:
             schema = {}
         if not isinstance(schema, dict):
@@ -83,29 +82,25 @@ class ConstraintTrial:
         return LLMatcher.grammar_from_json_schema(schema, overrides=_OVERRIDES)
 
 
-def _check(value: Any, depth: int) -> None:
+def _checked(value: Any, depth: int) -> Any:
+    """A schema whose patterns are in llguidance's dialect; values that it compares with stay as they are."""
     if depth > MAX_SCHEMA_DEPTH:
         raise ValueError(f"it is nested more than {MAX_SCHEMA_DEPTH} deep")
-    if isinstance(value, dict):
-        if _OWN_KEY in value:
-            raise ValueError(f"{_OWN_KEY} is not a keyword that can be used here")
-        for each in value.values():
-            _check(each, depth + 1)
-    elif isinstance(value, list):
-        for each in value:
-            _check(each, depth + 1)
+    if isinstance(value, list):
+        return [_checked(each, depth + 1) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if _OWN_KEY in value:
+        raise ValueError(f"{_OWN_KEY} is not a keyword that can be used here")
+    checked = {name: each if name in _VALUES else _checked(each, depth + 1) for name, each in value.items()}
+    if isinstance(checked.get("pattern"), str):
+        checked["pattern"] = search(checked["pattern"], ConstraintKind.JSON_SCHEMA.value)
+    return checked
 
 
 def _without_state(error: str) -> str:
     """llguidance's message without the dump of its state behind it."""
     return error.split("<state>")[0].strip()
-
-
-def _unanchored(regex: str) -> str:
-    """Without the anchors around it: the whole completion matches anyway, and llguidance knows none."""
-    regex = regex.removeprefix("^")
-    has_end = regex.endswith("$") and (len(regex) - len(regex[:-1].rstrip("\\")) - 1) % 2 == 0
-    return regex[:-1] if has_end else regex
 
 
 def _shortened(text: str) -> str:
