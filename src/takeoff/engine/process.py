@@ -37,7 +37,9 @@ from takeoff.ipc.parent import open_parent_channel
 from takeoff.ipc.turns import Turns
 
 HEARTBEAT_S = 0.5
-SPIN_COUNT = "10000"  # how long idle OpenMP threads spin: longer starves the service on small machines
+SPIN_COUNT = (
+    "100000"  # how long idle OpenMP threads spin: shorter slows one stream, longer starves the service
+)
 
 logger = logging.getLogger(__name__)
 
