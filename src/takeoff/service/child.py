@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from takeoff.ipc.channel import AsyncChannel, socket_pair
 
+DYING_S = 0.1  # between the closing of its socket and the end of a process
 EXIT_GRACE_S = 2.0  # a child whose socket closed has this long before it is killed
 _SECRETS = (
     "TAKEOFF_API_KEY",
@@ -90,10 +91,17 @@ class Child(Generic[Incoming, Outgoing]):
         return self._ending()
 
     async def kill(self) -> str:
-        """End it now, whatever it does (a stopped process too). Returns how it ended."""
+        """End it now, whatever it does (a stopped process too). Returns how it ended.
+
+        One that is dying already is left the time to: to signal it would be to reap it behind
+        asyncio's back, and its own ending would be lost.
+        """
         self.channel.close()
-        self.kill_soon()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), DYING_S)
+        except TimeoutError:
+            self.kill_soon()
+            await self._process.wait()
         return self._ending()
 
     def kill_soon(self) -> None:
