@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from takeoff.engine.process import SPIN_COUNT
+from takeoff.engine.spinning import bound_spinning
 from takeoff.models.store import Store
 from takeoff.settings import Settings
 
 
 def pytest_configure() -> None:
     """Engines in the tests' own process spin no longer than those in a process of their own."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    bound_spinning()
 
 
 @pytest.fixture(scope="session")

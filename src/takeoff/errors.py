@@ -40,6 +40,11 @@ class TakeoffError(Exception):
         self.param = param  # the request field or setting at fault
         self.hint = hint
 
+    @property
+    def told(self) -> str:
+        """What happened and what to do, in one line."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 class InvalidRequest(TakeoffError):
     status, code = 400, "invalid_request"

@@ -7,7 +7,6 @@ middle of a call if need be.
 
 from __future__ import annotations
 
-import collections
 import logging
 import os
 import queue
@@ -19,6 +18,7 @@ from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
 from takeoff.engine.engine import Engine
 from takeoff.engine.invariance import check_invariance
 from takeoff.engine.llama.rows import Kernels
+from takeoff.engine.spinning import bound_spinning
 from takeoff.errors import TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
@@ -33,13 +33,8 @@ from takeoff.ipc.messages import (
     Submit,
     ToEngine,
 )
-from takeoff.ipc.parent import open_parent_channel
+from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
-
-HEARTBEAT_S = 0.5
-SPIN_COUNT = (
-    "100000"  # how long idle OpenMP threads spin: shorter slows one stream, longer starves the service
-)
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +52,8 @@ class EngineProcess:
 
     def __init__(self, channel: Channel[ToEngine, FromEngine]) -> None:
         self._channel = channel
-        self._commands: collections.deque[ToEngine | _Compiled] = collections.deque()
         self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
         self._compiling: set[int] = set()  # ids of requests whose grammar is not yet compiled
-        self._wake = threading.Event()
 
     def run(self) -> None:
         """Serve until the socket closes.
@@ -68,24 +61,24 @@ class EngineProcess:
         Raises:
             ChannelClosed: the parent is gone.
         """
-        load = self._channel.receive()
-        if not isinstance(load, Load):
-            raise ChannelClosed(f"the first message must be Load, got {type(load).__name__}")
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        load = receive_first(self._channel, Load)
+        inbox: Inbox[ToEngine | _Compiled] = Inbox(self._channel)
         started = time.perf_counter()
         try:
             engine = self._make_engine(load)
         except TakeoffError as exc:
-            self._channel.send(LoadFailed(exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"))
+            self._channel.send(LoadFailed(exc.told))
             return
-        threading.Thread(target=self._compile, args=(engine.kernels,), name="compile", daemon=True).start()
-        threading.Thread(target=self._beat, args=(engine,), name="heartbeat", daemon=True).start()
+        threading.Thread(
+            target=self._compile, args=(engine.kernels, inbox), name="compile", daemon=True
+        ).start()
+        start_beating(self._channel, lambda: _beat(engine))
         self._channel.send(self._loaded(engine, time.perf_counter() - started))
         turns = Turns(load.turns_fd)
         while True:
-            self._apply_commands(engine)
+            self._apply_commands(engine, inbox)
             if engine.is_idle:
-                self._wake.wait()
+                inbox.wait()
                 continue
             try:
                 with turns.taken():
@@ -115,10 +108,9 @@ class EngineProcess:
             load_s=load_s,
         )
 
-    def _apply_commands(self, engine: Engine) -> None:
-        self._wake.clear()
-        while self._commands:
-            match self._commands.popleft():
+    def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Compiled]) -> None:
+        for command in inbox.take():
+            match command:
                 case Submit(grammar=str()) as submit:
                     self._compiling.add(submit.request_id)
                     self._to_compile.put(submit)
@@ -135,7 +127,7 @@ class EngineProcess:
                 case Load():
                     raise ChannelClosed("an engine is loaded once")
 
-    def _compile(self, kernels: Kernels) -> None:
+    def _compile(self, kernels: Kernels, inbox: Inbox[ToEngine | _Compiled]) -> None:
         """Compile grammars beside the step loop: a large one takes longer than a gap may.
 
         The vocabulary is made ready at once: later, it would hold the running streams up.
@@ -144,39 +136,19 @@ class EngineProcess:
         while True:
             submit = self._to_compile.get()
             assert submit.grammar is not None, "only constrained requests come here"
-            self._commands.append(_Compiled(submit, compiler.compile(submit.grammar)))
-            self._wake.set()
+            inbox.put(_Compiled(submit, compiler.compile(submit.grammar)))
 
-    def _receive(self) -> None:
-        try:
-            while True:
-                self._commands.append(self._channel.receive())
-                self._wake.set()
-        except ChannelClosed:
-            os._exit(0)  # the main thread may be inside a call for seconds; nobody is left to answer
 
-    def _beat(self, engine: Engine) -> None:
-        while True:
-            counters = engine.counters.snapshot()
-            steps = int(counters.get("decode_calls", 0) + counters.get("prefill_calls", 0))
-            beat = Heartbeat(
-                steps, engine.counters.call_running_s, engine.num_running, engine.num_waiting, counters
-            )
-            try:
-                self._channel.send(beat)
-            except ChannelClosed:
-                os._exit(0)
-            time.sleep(HEARTBEAT_S)
+def _beat(engine: Engine) -> Heartbeat:
+    counters = engine.counters.snapshot()
+    steps = int(counters.get("decode_calls", 0) + counters.get("prefill_calls", 0))
+    return Heartbeat(steps, engine.counters.call_running_s, engine.num_running, engine.num_waiting, counters)
 
 
 def main() -> None:
     """Entry point of the child."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    channel: Channel[ToEngine, FromEngine] = open_parent_channel("engine", ToEngine)
-    try:
-        EngineProcess(channel).run()
-    except ChannelClosed as exc:
-        logger.info("the service is gone: %s", exc)
+    bound_spinning()
+    run_child("engine", ToEngine, lambda channel: EngineProcess(channel).run())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from takeoff.errors import Overloaded, TakeoffError, Unauthorized
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request of `path` that ends with `exc`."""
-    body = error_body(exc) if _is_openai(path) else {"detail": _message(exc)}
+    body = error_body(exc) if _is_openai(path) else {"detail": exc.told}
     response = JSONResponse(body, exc.status, headers=dict(headers or {}))
     for name, value in _headers(exc):
         response.headers.append(name, value)
@@ -32,7 +32,7 @@ def error_body(exc: TakeoffError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     is_ours = exc.status >= 500 or isinstance(exc, Overloaded)
     kind = "server_error" if is_ours else "invalid_request_error"
-    return {"error": {"message": _message(exc), "type": kind, "param": exc.param, "code": exc.code}}
+    return {"error": {"message": exc.told, "type": kind, "param": exc.param, "code": exc.code}}
 
 
 def _validation_error_body(errors: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -58,7 +58,3 @@ def _headers(exc: TakeoffError) -> list[tuple[str, str]]:
 
 def _is_openai(path: str) -> bool:
     return path.startswith("/v1/")
-
-
-def _message(exc: TakeoffError) -> str:
-    return f"{exc.message} ({exc.hint})" if exc.hint else exc.message

@@ -7,12 +7,9 @@ of a template if need be.
 
 from __future__ import annotations
 
-import logging
 import os
-import queue
 import resource
 import sys
-import threading
 from pathlib import Path
 
 from takeoff.errors import ModelError
@@ -24,11 +21,9 @@ from takeoff.ipc.messages import (
     ToPreparer,
     VocabularyLoaded,
 )
-from takeoff.ipc.parent import open_parent_channel
+from takeoff.ipc.parent import Inbox, receive_first, run_child
 from takeoff.prepare.answers import MEMORY_LIMIT_BYTES, Answerer
 from takeoff.prepare.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
@@ -37,11 +32,8 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     Raises:
         ChannelClosed: the parent is gone, or speaks another protocol.
     """
-    load = channel.receive()
-    if not isinstance(load, LoadVocabulary):
-        raise ChannelClosed(f"the first message must be LoadVocabulary, got {type(load).__name__}")
-    questions: queue.SimpleQueue[ToPreparer] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(channel, questions), name="receive", daemon=True).start()
+    load = receive_first(channel, LoadVocabulary)
+    inbox: Inbox[ToPreparer] = Inbox(channel)
     try:
         tokenizer = Tokenizer(load.model_path)
         answerer = Answerer(tokenizer, tries_constraints=load.tries_constraints)
@@ -51,18 +43,11 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     _limit_memory()
     channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, tokenizer.chat_template is not None))
     while True:
-        question = questions.get()
-        if isinstance(question, LoadVocabulary):
-            raise ChannelClosed("a preparer is loaded once")
-        channel.send(answerer.answer(question))
-
-
-def _receive(channel: Channel[ToPreparer, FromPreparer], questions: queue.SimpleQueue[ToPreparer]) -> None:
-    try:
-        while True:
-            questions.put(channel.receive())
-    except ChannelClosed:
-        os._exit(0)  # the main thread may be inside a template that never ends
+        inbox.wait()
+        for question in inbox.take():
+            if isinstance(question, LoadVocabulary):
+                raise ChannelClosed("a preparer is loaded once")
+            channel.send(answerer.answer(question))
 
 
 def _limit_memory() -> None:
@@ -78,11 +63,7 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    channel: Channel[ToPreparer, FromPreparer] = open_parent_channel("preparer", ToPreparer)
-    try:
-        serve(channel)
-    except ChannelClosed as exc:
-        logger.info("the service is gone: %s", exc)
+    run_child("preparer", ToPreparer, serve)
 
 
 if __name__ == "__main__":

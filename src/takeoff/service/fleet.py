@@ -145,7 +145,7 @@ class Fleet:
             try:
                 launch = await asyncio.to_thread(self._plan_reader, reader.settings)
             except TakeoffError as exc:
-                reader.fail(exc.message if exc.hint is None else f"{exc.message} ({exc.hint})")
+                reader.fail(exc.told)
                 logger.warning("reader %s: %s", reader.reader_id, reader.error)
                 return
             if reader.state is ReaderState.LOADING:

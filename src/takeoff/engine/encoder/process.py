@@ -6,91 +6,55 @@ the socket closes the parent is gone, and so is this process, in the middle of a
 
 from __future__ import annotations
 
-import collections
-import logging
 import os
-import threading
 import time
 from pathlib import Path
 
 from takeoff.engine.encoder.encoder import Encoder
 from takeoff.engine.encoder.model import Model
-from takeoff.engine.process import HEARTBEAT_S, SPIN_COUNT
+from takeoff.engine.spinning import bound_spinning
 from takeoff.errors import ModelError, TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import EncoderLoaded, FromEncoder, Heartbeat, LoadEncoder, LoadFailed, ToEncoder
-from takeoff.ipc.parent import open_parent_channel
-
-logger = logging.getLogger(__name__)
+from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 
 
-class EncoderProcess:
-    """Messages in, answers out, one encoder between."""
+def serve(channel: Channel[ToEncoder, FromEncoder]) -> None:
+    """Serve until the socket closes.
 
-    def __init__(self, channel: Channel[ToEncoder, FromEncoder]) -> None:
-        self._channel = channel
-        self._messages: collections.deque[ToEncoder] = collections.deque()
-        self._wake = threading.Event()
-
-    def run(self) -> None:
-        """Serve until the socket closes.
-
-        Raises:
-            ChannelClosed: the parent is gone.
-        """
-        load = self._channel.receive()
-        if not isinstance(load, LoadEncoder):
-            raise ChannelClosed(f"the first message must be LoadEncoder, got {type(load).__name__}")
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
-        started = time.perf_counter()
-        try:
-            model = load_model(load)
-        except TakeoffError as exc:
-            self._channel.send(LoadFailed(exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"))
-            return
-        encoder = Encoder(load, model, self._channel.send)
-        load_s = time.perf_counter() - started
-        self._channel.send(
-            EncoderLoaded(os.getpid(), model.num_dimensions, model.max_tokens, model.labels, load_s)
-        )
-        threading.Thread(target=self._beat, args=(encoder,), name="heartbeat", daemon=True).start()
-        while True:
-            self._take_messages(encoder)
-            due_in_s = encoder.due_in_s
-            if due_in_s == 0:
-                encoder.step()
-            else:
-                self._wake.wait(due_in_s)
-
-    def _take_messages(self, encoder: Encoder) -> None:
-        self._wake.clear()
-        while self._messages:
-            message = self._messages.popleft()
+    Raises:
+        ChannelClosed: the parent is gone.
+    """
+    load = receive_first(channel, LoadEncoder)
+    inbox: Inbox[ToEncoder] = Inbox(channel)
+    started = time.perf_counter()
+    try:
+        model = load_model(load)
+    except TakeoffError as exc:
+        channel.send(LoadFailed(exc.told))
+        return
+    encoder = Encoder(load, model, channel.send)
+    load_s = time.perf_counter() - started
+    channel.send(EncoderLoaded(os.getpid(), model.num_dimensions, model.max_tokens, model.labels, load_s))
+    start_beating(channel, lambda: _beat(encoder))
+    while True:
+        for message in inbox.take():
             if isinstance(message, LoadEncoder):
                 raise ChannelClosed("an encoder is loaded once")
             encoder.take(message)
+        due_in_s = encoder.due_in_s
+        if due_in_s == 0:
+            encoder.step()
+        else:
+            inbox.wait(due_in_s)
 
-    def _receive(self) -> None:
-        try:
-            while True:
-                self._messages.append(self._channel.receive())
-                self._wake.set()
-        except ChannelClosed:
-            os._exit(0)  # the main thread may be inside a call for seconds; nobody is left to answer
 
-    def _beat(self, encoder: Encoder) -> None:
-        while True:
-            counters = encoder.counters.snapshot()
-            running_s = encoder.counters.call_running_s
-            waiting = encoder.num_waiting
-            beat = Heartbeat(
-                int(counters.get("encode_calls", 0)), running_s, encoder.num_open, waiting, counters
-            )
-            try:
-                self._channel.send(beat)
-            except ChannelClosed:
-                os._exit(0)
-            time.sleep(HEARTBEAT_S)
+def _beat(encoder: Encoder) -> Heartbeat:
+    counters = encoder.counters.snapshot()
+    batches = int(counters.get("encode_calls", 0))
+    return Heartbeat(
+        batches, encoder.counters.call_running_s, encoder.num_open, encoder.num_waiting, counters
+    )
 
 
 def load_model(load: LoadEncoder) -> Model:
@@ -124,12 +88,8 @@ def _check_task(task: str, load: LoadEncoder) -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    channel: Channel[ToEncoder, FromEncoder] = open_parent_channel("encoder", ToEncoder)
-    try:
-        EncoderProcess(channel).run()
-    except ChannelClosed as exc:
-        logger.info("the service is gone: %s", exc)
+    bound_spinning()
+    run_child("encoder", ToEncoder, serve)
 
 
 if __name__ == "__main__":
