@@ -9,8 +9,8 @@ Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import numpy as np
@@ -18,25 +18,12 @@ from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.adapters import Adapters
-from takeoff.engine.llama.backends import load_backends
+from takeoff.engine.llama.library import load_model
 from takeoff.engine.llama.rows import Rows
+from takeoff.engine.llama.vocabulary import token_to_piece, tokenize
 from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load
 from takeoff.models.guidance import guidance_tokenizer
-
-logger = logging.getLogger(__name__)
-
-# An adapter of a repacked matrix is not repacked itself: said of every matrix, and as it should be.
-_EXPECTED_WARNING = "fallback to CPU"
-_GGML_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-
-
-@C.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _user_data: object) -> None:
-    """llama.cpp's own lines, at the level they came with; its information is our debugging."""
-    line = text.decode("utf-8", "replace").rstrip()
-    expected = line.endswith(_EXPECTED_WARNING)
-    logger.log(logging.DEBUG if expected else _GGML_LEVELS.get(level, logging.DEBUG), line)
 
 
 class LlamaContext:
@@ -52,10 +39,7 @@ class LlamaContext:
             ModelError: llama.cpp refused a file, or memory for the context was not to be had.
         """
         self._model = self._context = None
-        C.llama_log_set(_log, None)
-        C.llama_backend_init()
-        load_backends()
-        self._model = _load_model(load, on_progress)
+        self._model = load_model(load.model_path, n_gpu_layers=load.n_gpu_layers, on_progress=on_progress)
         self._adapters = Adapters(self._model, load.loras)
         self._context = _make_context(self._model, load)
         self._memory = C.llama_get_memory(self._context)
@@ -142,13 +126,15 @@ class LlamaContext:
         """The bytes that one token stands for; control tokens stand for none."""
         piece = self._pieces.get(token_id)
         if piece is None:
-            piece = self._pieces[token_id] = _token_to_piece(self._vocab, token_id)
+            piece = self._pieces[token_id] = token_to_piece(self._vocab, token_id)
         return piece
 
     def constraint_tokenizer(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
-        pieces = [_token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
-        return guidance_tokenizer(pieces, self.eog_token_ids, lambda text: _tokenize(self._vocab, text))
+        pieces = [token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
+        return guidance_tokenizer(
+            pieces, self.eog_token_ids, partial(tokenize, self._vocab, add_special=False)
+        )
 
     def close(self) -> None:
         if self._context is not None:
@@ -198,23 +184,6 @@ class _Batch:
         return num_outputs
 
 
-def _load_model(load: Load, on_progress: Callable[[float], None]) -> C.llama_model_p:
-    @C.llama_progress_callback  # type: ignore[untyped-decorator]
-    def progress(share: float, _user_data: object) -> bool:
-        on_progress(share)
-        return True
-
-    params = C.llama_model_default_params()
-    params.n_gpu_layers = load.n_gpu_layers
-    params.progress_callback = progress
-    model: C.llama_model_p | None = C.llama_model_load_from_file(load.model_path.encode(), params)
-    if not model:
-        raise ModelError(
-            f"llama.cpp can't load {load.model_path}", hint="its log (--log-level debug) says why"
-        )
-    return model
-
-
 def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
     params = C.llama_context_default_params()
     params.n_ctx = load.n_slots * load.n_ctx_slot
@@ -235,24 +204,6 @@ def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
             hint="lower --max-slots or --context",
         )
     return context
-
-
-def _tokenize(vocab: C.llama_vocab_p, text: bytes) -> list[int]:
-    """Plain text to token ids; never more of them than twice the bytes and a few."""
-    room = 2 * len(text) + 16
-    token_ids = (C.llama_token * room)()
-    count = C.llama_tokenize(vocab, text, len(text), token_ids, room, False, False)
-    return token_ids[: max(count, 0)]
-
-
-def _token_to_piece(vocab: C.llama_vocab_p, token_id: int) -> bytes:
-    size = 64
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        written = C.llama_token_to_piece(vocab, token_id, buffer, size, 0, False)
-        if written >= 0:
-            return buffer.raw[:written]
-        size = -written
 
 
 def _pointer(array: NDArray[np.int32] | NDArray[np.int8], ctype: type[ctypes._SimpleCData[int]]) -> object:

@@ -8,27 +8,18 @@ Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import numpy as np
 from numpy.typing import NDArray
 
-from takeoff.engine.llama.backends import load_backends
+from takeoff.engine.llama.library import load_model
+from takeoff.engine.llama.vocabulary import tokenize
 from takeoff.errors import EngineFailed, ModelError
 
-logger = logging.getLogger(__name__)
-
-_GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 _POOLINGS = (C.LLAMA_POOLING_TYPE_MEAN, C.LLAMA_POOLING_TYPE_CLS, C.LLAMA_POOLING_TYPE_LAST)
 _PARSED_ONLY_AS_SPECIAL = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
-
-
-@C.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _user_data: object) -> None:
-    """llama.cpp's own lines; its information is our debugging."""
-    logger.log(_GGML_LEVELS.get(level, logging.DEBUG), text.decode("utf-8", "replace").rstrip())
 
 
 class PoolingContext:
@@ -40,16 +31,7 @@ class PoolingContext:
         Raises:
             ModelError: llama.cpp refused the file, or it pools in a way we don't run.
         """
-        C.llama_log_set(_log, None)
-        C.llama_backend_init()
-        load_backends()
-        params = C.llama_model_default_params()
-        params.n_gpu_layers = 0
-        self._model = C.llama_model_load_from_file(model_path.encode(), params)
-        if not self._model:
-            raise ModelError(
-                f"llama.cpp can't load {model_path}", hint="its log (--log-level debug) says why"
-            )
+        self._model = load_model(model_path, n_gpu_layers=0)
         self._vocab = C.llama_model_get_vocab(self._model)
         self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
         self._context = self._make_context(n_threads, max_tokens)
@@ -94,14 +76,7 @@ class PoolingContext:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids with the special tokens that the vocabulary asks for; no text becomes one."""
-        data = text.encode()
-        room = len(data) + 16
-        while True:
-            ids = (C.llama_token * room)()
-            count = C.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
-            if count >= 0:
-                return ids[:count]
-            room = -count
+        return tokenize(self._vocab, text.encode(), add_special=True)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text that tokens stand for."""

@@ -1,0 +1,54 @@
+"""llama.cpp as a library: how it starts, where its log lines go, how a model is loaded.
+
+Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
+
+from takeoff.engine.llama.backends import load_backends
+from takeoff.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# An adapter of a repacked matrix is not repacked itself: said of every matrix, and as it should be.
+_EXPECTED_WARNING = "fallback to CPU"
+_GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _user_data: object) -> None:
+    """llama.cpp's own lines, at the level they came with; its information is our debugging."""
+    line = text.decode("utf-8", "replace").rstrip()
+    expected = line.endswith(_EXPECTED_WARNING)
+    logger.log(logging.DEBUG if expected else _GGML_LEVELS.get(level, logging.DEBUG), line)
+
+
+def load_model(
+    path: str, *, n_gpu_layers: int, on_progress: Callable[[float], None] = lambda _share: None
+) -> C.llama_model_p:
+    """Start the library and map the weights; `on_progress` is told the share that is done.
+
+    Raises:
+        ModelError: llama.cpp refused the file.
+    """
+
+    @C.llama_progress_callback  # type: ignore[untyped-decorator]
+    def progress(share: float, _user_data: object) -> bool:
+        on_progress(share)
+        return True
+
+    C.llama_log_set(_log, None)
+    C.llama_backend_init()
+    load_backends()
+    params = C.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    params.progress_callback = progress
+    model: C.llama_model_p | None = C.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise ModelError(f"llama.cpp can't load {path}", hint="its log (--log-level debug) says why")
+    return model
