@@ -27,6 +27,8 @@ The message is a fact with its numbers; `hint` says what to do.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class TakeoffError(Exception):
     """Base of the tree. `status` and `code` are the wire's; only the doors use them."""
@@ -56,6 +58,16 @@ class InvalidBody(InvalidRequest):
 
 class PromptTooLong(InvalidRequest):
     status, code = 400, "context_length_exceeded"
+
+    @classmethod
+    def beyond(cls, num_tokens: int, context: int, *, param: str | None = None) -> Self:
+        """A prompt that leaves its completion no room in a sequence of `context` tokens."""
+        return cls(
+            f"the prompt has {num_tokens} tokens, but a sequence holds {context} "
+            "and one of them is the completion's",
+            param=param,
+            hint="shorten the prompt, or serve with a larger --context",
+        )
 
 
 class Unauthorized(TakeoffError):

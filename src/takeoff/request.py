@@ -96,7 +96,7 @@ class SamplingParams:
                         f"{name} strings must have 1 to {MAX_STOP_CHARACTERS} characters, got {len(text)}",
                         param=name,
                     )
-                if not _is_unicode(text):
+                if lone_surrogate(text) is not None:
                     raise InvalidRequest(f"{name} strings must be Unicode, got {text!r}", param=name)
 
     @property
@@ -169,13 +169,13 @@ def _within(name: str, value: float, low: float, high: float, param: str | None 
         raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}", param=param or name)
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether `text` has no lone surrogate, which JSON can spell and UTF-8 can't."""
+def lone_surrogate(text: str) -> int | None:
+    """Where the first lone surrogate stands, which JSON can spell and UTF-8 can't; None: nowhere."""
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as exc:
+        return exc.start
+    return None
 
 
 def describe(params: SamplingParams) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Doors:
         try:
             self._sockets[name] = listen(self._settings.host, port, flag=f"--{name.replace('_', '-')}")
         except StartError as exc:
-            if name == FRONT or name in self._settings.model_fields_set:
+            if name == FRONT or name in self._settings.named:
                 raise
             self.notes.append(f"no {TITLES[name]}: {exc.message}")
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from takeoff.service.service import Service
     from takeoff.settings import ReaderSettings, Settings
 
-PRIMARY = "primary"
-
 
 @takes_settings
 def serve(flags: dict[str, Any]) -> None:
@@ -62,6 +60,7 @@ def _plan_readers(settings: Settings) -> list[PlannedReader]:
     from takeoff.models.machine import read_machine
     from takeoff.models.store import Store
     from takeoff.service.planning import plan_reader
+    from takeoff.settings.values import DEFAULT_GROUP
 
     console = talk()
     machine = read_machine()
@@ -71,16 +70,15 @@ def _plan_readers(settings: Settings) -> list[PlannedReader]:
             store = Store(settings.store, reader_settings.access_token)
             model = store.pull(reader_settings.model, progress)
         planned = plan_reader(model, reader_settings, machine)
-        left = machine.memory_available_bytes - planned.total_bytes
+        left = machine.memory_available_bytes - planned.plan.total_bytes
         machine = replace(machine, memory_available_bytes=max(left, 0))
         reader_id = name or model.name
         readers.append(PlannedReader(reader_id, reader_settings, model, planned))
-        group = (
-            "" if reader_settings.consumer_group == PRIMARY else f", group {reader_settings.consumer_group}"
-        )
+        group = reader_settings.consumer_group
+        group = "" if group == DEFAULT_GROUP else f", group {group}"
         facts = f"{model.architecture} {model.quantisation}, {model.file_bytes / 1e6:,.0f} MB"
-        console.print(f"{reader_id}: {facts}, {planned.n_threads} threads{group}", markup=False)
-        console.print("\n".join(f"  {line}" for line in planned.lines()), markup=False)
+        console.print(f"{reader_id}: {facts}, {planned.plan.n_threads} threads{group}", markup=False)
+        console.print("\n".join(f"  {line}" for line in planned.plan.lines()), markup=False)
     return readers
 
 
@@ -225,7 +223,7 @@ def _advice(planned: list[PlannedReader]) -> list[str]:
     if len(planned) > 1 or first.model.name != DEFAULT_MODEL:
         return []
     lines = [f"{first.model.name} is a {first.model.num_params / 1e6:.0f}M model, to try the server with."]
-    larger = largest_that_fits(CATALOGUE, first.planned.available_bytes)
+    larger = largest_that_fits(CATALOGUE, first.planned.plan.available_bytes)
     if larger is not None and larger.name != first.model.name:
         lines.append(f"The largest of the catalogue that fits here: takeoff serve --model {larger.name}")
     return lines

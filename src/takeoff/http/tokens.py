@@ -15,6 +15,7 @@ from takeoff.http.answers import unless_client_leaves
 from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.ports import Service, Tokens
 from takeoff.http.texts import check_texts
+from takeoff.request import lone_surrogate
 from takeoff.settings import Settings
 
 MAX_CONVERSATIONS = 1_000
@@ -24,10 +25,10 @@ Items = TypeVar("Items", str, list[str])
 
 def _unicode(texts: Items) -> Items:
     """Refuse a lone surrogate, which JSON can spell, but which is no character."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as exc:
-        raise ValueError(f"a lone surrogate (U+{ord(exc.object[exc.start]):04X}) is no character") from exc
+    text = "".join(texts)
+    place = lone_surrogate(text)
+    if place is not None:
+        raise ValueError(f"a lone surrogate (U+{ord(text[place]):04X}) is no character")
     return texts
 
 

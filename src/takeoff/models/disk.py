@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from takeoff.errors import PullError
+from takeoff.errors import ModelError, PullError
 from takeoff.models.progress import Progress
 
 CHUNK_BYTES = 1 << 20
@@ -94,13 +94,27 @@ def open_part(path: Path, keep_bytes: int = 0) -> BinaryIO:
     return part
 
 
-def open_regular(path: str, flags: int) -> int:
+def _open_regular(path: str, flags: int) -> int:
     """An opener that never waits for a pipe's other end and refuses anything but a regular file."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(0, "it is not a regular file")
     return descriptor
+
+
+@contextmanager
+def model_file(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
+    """A file of a model, open for reading.
+
+    Raises:
+        ModelError: it can't be opened or read, or is no regular file.
+    """
+    try:
+        with open(path, "rb", buffering=buffering, opener=_open_regular) as file:
+            yield file
+    except OSError as exc:
+        raise ModelError(f"{path} can't be read: {exc.strerror or exc}") from exc
 
 
 def part_size(path: Path) -> int:

@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from takeoff.errors import ModelError
-from takeoff.models.disk import open_regular
+from takeoff.models.disk import model_file
 from takeoff.models.onnx import OnnxFile, read_onnx
 from takeoff.request import Task
 
@@ -304,11 +304,8 @@ def _optional(path: Path, shape: type[Shape], default: Shape) -> Shape:
 
 
 def _decode(path: Path, shape: type[Shape], max_bytes: int = MAX_CONFIG_BYTES) -> Shape:
-    try:
-        with open(path, "rb", opener=open_regular) as file:
-            data = file.read(max_bytes + 1)
-    except OSError as exc:
-        raise ModelError(f"{path} can't be read: {exc.strerror or exc}") from exc
+    with model_file(path) as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ModelError(
             f"{path.name} has more than {max_bytes} bytes", hint="the file is damaged or hostile"

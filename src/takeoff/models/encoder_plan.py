@@ -8,6 +8,7 @@ from takeoff.errors import PlanError
 from takeoff.models.encoder import EncoderModel
 from takeoff.models.gguf import GgufFile
 from takeoff.models.machine import Machine
+from takeoff.models.plan import check_context, megabytes, plannable_bytes, together
 from takeoff.settings import ReaderSettings
 
 DEFAULT_BATCH_SIZE = 32
@@ -39,10 +40,10 @@ class EncoderPlan:
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
         return [
-            f"weights        {_mb(self.weights_bytes)}",
-            f"buffers        {_mb(self.compute_bytes)}   {self.max_batch_size} texts at once",
-            f"processes      {_mb(self.process_bytes)}",
-            f"together       {_mb(self.total_bytes)}   of {_mb(self.available_bytes).strip()} there are",
+            f"weights        {megabytes(self.weights_bytes)}",
+            f"buffers        {megabytes(self.compute_bytes)}   {self.max_batch_size} texts at once",
+            f"processes      {megabytes(self.process_bytes)}",
+            together(self.total_bytes, self.available_bytes),
         ]
 
 
@@ -60,16 +61,10 @@ def make_encoder_plan(
         PlanError: it does not fit, or the model can't take texts as long as asked for.
     """
     max_tokens, max_positions = _limits(model)
-    if settings.context is not None and settings.context > max_positions:
-        raise PlanError(
-            f"--context {settings.context} is more than the {max_positions} tokens of this model",
-            hint=f"--context {max_positions}",
-        )
+    check_context(settings, max_positions)
     n_threads = settings.threads or machine.cores
     tokens = settings.context or max_tokens
-    available = machine.memory_available_bytes
-    if settings.memory_gb is not None:
-        available = int(settings.memory_gb * 1e9)
+    available = plannable_bytes(settings, machine)
     plan = EncoderPlan(
         n_threads=n_threads,
         max_batch_size=settings.max_slots or DEFAULT_BATCH_SIZE,
@@ -81,7 +76,7 @@ def make_encoder_plan(
     )
     if not plan.fits:
         name = model.folder.name if isinstance(model, EncoderModel) else model.name
-        needed, there = _mb(plan.total_bytes).strip(), _mb(available).strip()
+        needed, there = megabytes(plan.total_bytes).strip(), megabytes(available).strip()
         raise PlanError(f"{name} needs {needed}, and there are {there}", hint="choose a smaller model")
     return plan
 
@@ -103,7 +98,3 @@ def _compute_bytes(model: EncoderModel | GgufFile, batch_tokens: int, max_tokens
     """Activations of the largest call, and attention scores twice: before softmax and after."""
     activations = 4 * batch_tokens * (8 * model.n_embd + 2 * model.n_ff)
     return activations + 2 * 4 * model.n_heads * batch_tokens * max_tokens
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:8,.0f} MB"

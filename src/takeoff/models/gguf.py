@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from takeoff.errors import ModelError
-from takeoff.models.disk import open_regular
+from takeoff.models.disk import model_file
 from takeoff.models.gguf_types import ENCODERS, FILE_TYPES, RANK_POOLING, REPACKED_TYPES, TENSOR_TYPES
 from takeoff.request import Task
 
@@ -168,11 +168,8 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         ModelError: it is not a GGUF file that can be mapped safely; the message says what and where.
     """
-    try:
-        with open(path, "rb", buffering=1 << 20, opener=open_regular) as file:
-            return _Reader(path, file).read()
-    except OSError as exc:
-        raise ModelError(f"{path} can't be read: {exc.strerror or exc}") from exc
+    with model_file(path, buffering=1 << 20) as file:
+        return _Reader(path, file).read()
 
 
 class _Reader:

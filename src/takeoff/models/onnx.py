@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from takeoff.errors import ModelError
-from takeoff.models.disk import open_regular
+from takeoff.models.disk import model_file
 
 MAX_FIELDS = 4_000_000  # looked at in one file; a model of 24 layers has some 100,000
 MAX_DEPTH = 32  # messages inside each other
@@ -67,11 +67,8 @@ def read_onnx(path: Path) -> OnnxFile:
     Raises:
         ModelError: it is no ONNX file, or keeps data where we don't let it.
     """
-    try:
-        with open(path, "rb", buffering=1 << 16, opener=open_regular) as file:
-            return _Reader(path, file).read()
-    except OSError as exc:
-        raise ModelError(f"{path} can't be read: {exc.strerror or exc}") from exc
+    with model_file(path, buffering=1 << 16) as file:
+        return _Reader(path, file).read()
 
 
 class _Reader:

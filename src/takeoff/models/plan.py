@@ -54,16 +54,42 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
-        loras = [f"adapters       {_mb(self.lora_bytes)}"] if self.lora_bytes else []
+        loras = [f"adapters       {megabytes(self.lora_bytes)}"] if self.lora_bytes else []
         return [
-            f"weights        {_mb(self.weights_bytes)}",
+            f"weights        {megabytes(self.weights_bytes)}",
             *loras,
-            f"KV cache       {_mb(self.kv_bytes)}   {self.n_slots} slots of {self.n_ctx_slot} tokens",
-            f"buffers        {_mb(self.compute_bytes)}",
-            f"prefix cache   {_mb(self.cache_bytes)}   at most",
-            f"processes      {_mb(self.process_bytes)}",
-            f"together       {_mb(self.total_bytes)}   of {_mb(self.available_bytes).strip()} there are",
+            f"KV cache       {megabytes(self.kv_bytes)}   {self.n_slots} slots of {self.n_ctx_slot} tokens",
+            f"buffers        {megabytes(self.compute_bytes)}",
+            f"prefix cache   {megabytes(self.cache_bytes)}   at most",
+            f"processes      {megabytes(self.process_bytes)}",
+            together(self.total_bytes, self.available_bytes),
         ]
+
+
+def plannable_bytes(settings: ReaderSettings, machine: Machine) -> int:
+    """Memory to plan with: what the user said, else what is free."""
+    if settings.memory_gb is not None:
+        return int(settings.memory_gb * 1e9)
+    return machine.memory_available_bytes
+
+
+def check_context(settings: ReaderSettings, most: int) -> None:
+    """Raise PlanError for a context longer than the model's."""
+    if settings.context is not None and settings.context > most:
+        raise PlanError(
+            f"--context {settings.context} is more than the {most} tokens of this model",
+            hint=f"--context {most}",
+        )
+
+
+def megabytes(num_bytes: int) -> str:
+    """For a column of a plan."""
+    return f"{num_bytes / 1e6:8,.0f} MB"
+
+
+def together(total_bytes: int, available_bytes: int) -> str:
+    """The last line of a plan."""
+    return f"together       {megabytes(total_bytes)}   of {megabytes(available_bytes).strip()} there are"
 
 
 def make_plan(
@@ -75,16 +101,10 @@ def make_plan(
         PlanError: it does not fit; the hint names settings that would.
         SettingsError: settings that contradict each other or this machine.
     """
-    available = machine.memory_available_bytes
-    if settings.memory_gb is not None:
-        available = int(settings.memory_gb * 1e9)
+    available = plannable_bytes(settings, machine)
+    check_context(settings, model.context_length)
     slots = settings.max_slots or DEFAULT_SLOTS
     context = _padded(min(settings.context or DEFAULT_CONTEXT, max(model.context_length, 64)))
-    if settings.context is not None and settings.context > model.context_length:
-        raise PlanError(
-            f"--context {settings.context} is more than the {model.context_length} tokens of this model",
-            hint=f"--context {model.context_length}",
-        )
     lora_bytes = sum(lora.num_bytes for lora in loras)
     plan = _plan(model, settings, machine, slots, context, available, lora_bytes)
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
@@ -115,7 +135,7 @@ def _refusal(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Mac
     if smallest.fits:
         hint = f"--max-slots {smallest.n_slots} --context {smallest.n_ctx_slot} --prefix-cache-mb 0 would fit"
     needed, weights, kv, there = (
-        _mb(size).strip()
+        megabytes(size).strip()
         for size in (plan.total_bytes, plan.weights_bytes, plan.kv_bytes, plan.available_bytes)
     )
     return PlanError(
@@ -200,7 +220,3 @@ def _compute_bytes(model: GgufFile, slots: int, context: int, ubatch: int, *, fl
 
 def _padded(tokens: int) -> int:
     return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:8,.0f} MB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from takeoff.errors import InvalidRequest
+from takeoff.errors import InvalidRequest, PromptTooLong
 from takeoff.ipc.messages import (
     Answer,
     ChatRendered,
@@ -74,12 +74,8 @@ class Answerer:
         ids = self._builder.build(question.text, question.chat_template, question.keep_tokens)
         if len(ids) <= question.max_tokens:
             return Prepared(question.ask_id, ids)
-        error = (
-            f"the prompt has {len(ids)} tokens, but a sequence holds {question.max_tokens + 1} "
-            "and one of them is the completion's"
-        )
-        hint = "shorten the prompt, or serve with a larger --context"
-        return PrepareFailed(question.ask_id, error, "context_length_exceeded", hint)
+        error = PromptTooLong.beyond(len(ids), question.max_tokens + 1)
+        return PrepareFailed(question.ask_id, error.message, "context_length_exceeded", error.hint)
 
     def _tokenize(self, question: Tokenize) -> Tokenized:
         tokenizer = self._tokenizer

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from takeoff.errors import EngineFailed, InvalidRequest, PreparerFailed, PromptTooLong, TakeoffError
 from takeoff.ipc.channel import AsyncChannel, socket_pair
 
 DYING_S = 0.1  # between the closing of its socket and the end of a process
@@ -18,6 +20,11 @@ _SECRETS = (
     "TAKEOFF_ACCESS_TOKEN",
     "LICENSE_KEY",
 )  # a child parses strangers' files: it gets nothing worth stealing
+
+# What went wrong in a child, as it says it -> the error that a client sees.
+ERRORS: Mapping[str, type[TakeoffError]] = MappingProxyType(
+    {kind.code: kind for kind in (InvalidRequest, PromptTooLong, PreparerFailed, EngineFailed)}
+)
 
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")

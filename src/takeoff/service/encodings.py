@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TypeVar
 
-from takeoff.errors import EngineFailed, InvalidRequest, PromptTooLong, TakeoffError
+from takeoff.errors import EngineFailed, TakeoffError
 from takeoff.ipc.messages import (
     Cancel,
     Encode,
@@ -21,6 +21,7 @@ from takeoff.ipc.messages import (
 )
 from takeoff.request import EncodeRequest, Encoding, FinishReason, Text
 from takeoff.service.admission import Admission
+from takeoff.service.child import ERRORS
 from takeoff.service.reader import Reader
 from takeoff.service.tally import Tally
 
@@ -29,12 +30,6 @@ CHARACTERS_PER_TOKEN = 4  # a guess, to bound what waits before it is tokenised
 Question = Encode | EncoderTokenize | EncoderDetokenize
 Answer = Encoded | EncoderTokenized | EncoderDetokenized
 Expected = TypeVar("Expected", Encoded, EncoderTokenized, EncoderDetokenized)
-
-_ERRORS: dict[str, type[TakeoffError]] = {
-    "invalid_request": InvalidRequest,
-    "context_length_exceeded": PromptTooLong,
-    "engine_failed": EngineFailed,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +108,7 @@ class Encodings:
         if asked is None or asked.answer.done():
             return
         if isinstance(message, EncodeFailed):
-            asked.answer.set_exception(_ERRORS[message.code](message.error, param="text"))
+            asked.answer.set_exception(ERRORS[message.code](message.error, param="text"))
         else:
             asked.answer.set_result(message)
 

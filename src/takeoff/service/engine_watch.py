@@ -56,7 +56,6 @@ class EngineWatch:
         calls: EngineCalls,
         *,
         environ: Mapping[str, str],
-        silence_s: float = SILENCE_S,
     ) -> None:
         """`load` is the first message to every process."""
         self.loaded: Loaded | EncoderLoaded | None = None  # what the last that loaded said of itself
@@ -68,7 +67,6 @@ class EngineWatch:
         self._command = command
         self._calls = calls
         self._environ = environ
-        self._silence_s = silence_s
         self._silent_watches = 0
         self._is_loaded = False  # the present process
         self._child: Child[FromAny, ToAny] | None = None
@@ -169,11 +167,11 @@ class EngineWatch:
         Counts looks, not seconds: when this very process was stopped for a while, one look passes
         and the engine's messages of that time are still to be read.
         """
-        pause_s = self._silence_s / _WATCHES_PER_SILENCE
+        pause_s = SILENCE_S / _WATCHES_PER_SILENCE
         while True:
             await asyncio.sleep(pause_s)
             self._silent_watches += 1
-            limit_s = self._silence_s if self._is_loaded else LOAD_SILENCE_S
+            limit_s = SILENCE_S if self._is_loaded else LOAD_SILENCE_S
             if self._silent_watches * pause_s > limit_s:
                 self._verdict = f"the engine gave no sign of life for {limit_s:g} s and was killed"
                 child.kill_soon()

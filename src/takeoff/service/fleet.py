@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -100,12 +101,10 @@ class Fleet:
             readers = self.readers()
             return bool(readers) and all(reader.state == state for reader in readers)
 
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changes.until(are_there)
-        except TimeoutError:
-            return are_there()
-        return True
+        return are_there()
 
     async def live_reader(self, name: str, task: Task) -> Reader:
         """A reader that serves now; one whose engine died is waited for, in a reserved group any.
@@ -123,11 +122,9 @@ class Fleet:
             is_back_soon = reader is not None and reader.state is ReaderState.LOADING and reader.has_served
             return not is_reserved and not is_back_soon
 
-        try:
+        with contextlib.suppress(TimeoutError):  # then it is not live, which is told below
             async with asyncio.timeout(RESERVED_WAIT_S if is_reserved else RESTART_WAIT_S):
                 await self._changes.until(is_decided)
-        except TimeoutError:
-            pass  # then it is not live, which is told below
         return checked_live(self._groups.pick(name, task))
 
     async def stop(self) -> None:

@@ -29,22 +29,6 @@ class Planned:
     launch: Launch
     plan: Plan | EncoderPlan
 
-    @property
-    def total_bytes(self) -> int:
-        return self.plan.total_bytes
-
-    @property
-    def available_bytes(self) -> int:
-        return self.plan.available_bytes
-
-    @property
-    def n_threads(self) -> int:
-        return self.plan.n_threads
-
-    def lines(self) -> list[str]:
-        """The plan, a line for each part."""
-        return self.plan.lines()
-
 
 class Planner:
     """Plans readers that are added while the server runs: nothing is fetched for a stranger."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong, TakeoffError
+from takeoff.errors import InvalidRequest, PreparerFailed
 from takeoff.ipc.channel import ChannelClosed
 from takeoff.ipc.messages import (
     Answer,
@@ -39,9 +39,9 @@ from takeoff.ipc.messages import (
     TryConstraint,
     VocabularyLoaded,
 )
-from takeoff.request import Constraint
+from takeoff.request import Constraint, lone_surrogate
 from takeoff.service.backoff import Backoff
-from takeoff.service.child import Child
+from takeoff.service.child import ERRORS, Child
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
 LARGE_TEXT_CHARACTERS = 65_536
@@ -49,12 +49,6 @@ MAX_GRAMMAR_CHARACTERS = 4 << 20  # of the grammars that are remembered
 TemplateUse = Literal["auto", "on", "off"]
 
 logger = logging.getLogger(__name__)
-
-_ERRORS: dict[str, type[TakeoffError]] = {
-    "invalid_request": InvalidRequest,
-    "context_length_exceeded": PromptTooLong,
-    "preparer_failed": PreparerFailed,
-}
 
 
 class QuestionFailed(PreparerFailed):
@@ -202,7 +196,7 @@ class Preparer:
         if asked.answer.done():  # whoever asked has left
             return
         if isinstance(reply, PrepareFailed):
-            error = _ERRORS[reply.code](reply.error, hint=reply.hint, param=reply.param)
+            error = ERRORS[reply.code](reply.error, hint=reply.hint, param=reply.param)
             asked.answer.set_exception(error)
         else:
             asked.answer.set_result(reply)
@@ -328,11 +322,10 @@ class Preparers:
 
 def check_unicode(text: str) -> None:
     """Raise InvalidRequest for a text that UTF-8 can't carry."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
+    place = lone_surrogate(text)
+    if place is not None:
         raise InvalidRequest(
-            f"the prompt has a lone surrogate (U+{ord(text[exc.start]):04X}) at position {exc.start}, "
+            f"the prompt has a lone surrogate (U+{ord(text[place]):04X}) at position {place}, "
             "which is not a character",
             hint="send well-formed Unicode",
-        ) from exc
+        )

@@ -365,12 +365,7 @@ def _template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:
 
 def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:
     if len(token_ids) >= reader.n_ctx_slot:
-        raise PromptTooLong(
-            f"the prompt has {len(token_ids)} tokens, but a sequence holds {reader.n_ctx_slot} "
-            "and one of them is the completion's",
-            param="prompt",
-            hint="shorten the prompt, or serve with a larger --context",
-        )
+        raise PromptTooLong.beyond(len(token_ids), reader.n_ctx_slot, param="prompt")
     return list(token_ids)
 
 
