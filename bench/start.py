@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import re
 import statistics
-import subprocess
 import sys
-import time
 
 import psutil
+from server import Server
 
 from takeoff.bench.client import Work, complete
 from takeoff.bench.prompts import Prompts
@@ -24,40 +23,18 @@ from takeoff.bench.target import find_target
 STARTS, PROMPTS, PROMPT_WORDS = 5, 40, 900
 
 
-class Server:
-    """A server that has just said that it is ready."""
+def planned_mb(server: Server) -> float:
+    """The sum that the start-up text says."""
+    found = re.search(r"together +([\d,]+) MB", server.said)
+    assert found is not None, server.said
+    return float(found[1].replace(",", ""))
 
-    def __init__(self, flags: list[str]) -> None:
-        started = time.perf_counter()
-        command = [sys.executable, "-c", "from takeoff.cli.main import main; main()", "serve", "--port", "0"]
-        self.process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True)
-        self.said = ""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said += line
-            if line.startswith("ready at "):
-                self.url = line.split()[2]
-                break
-        else:
-            raise SystemExit(self.said)
-        self.seconds = time.perf_counter() - started
 
-    @property
-    def planned_mb(self) -> float:
-        """The sum that the start-up text says."""
-        found = re.search(r"together +([\d,]+) MB", self.said)
-        assert found is not None, self.said
-        return float(found[1].replace(",", ""))
-
-    def memory_mb(self) -> float:
-        """Of all its processes; pages that several share count once."""
-        root = psutil.Process(self.process.pid)
-        processes = [root, *root.children(recursive=True)]
-        return sum(process.memory_full_info().pss for process in processes) / 1e6
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.communicate()
+def memory_mb(server: Server) -> float:
+    """Of all its processes; pages that several share count once."""
+    root = psutil.Process(server.process.pid)
+    processes = [root, *root.children(recursive=True)]
+    return sum(process.memory_full_info().pss for process in processes) / 1e6
 
 
 async def fill(url: str) -> None:
@@ -72,14 +49,14 @@ async def fill(url: str) -> None:
 def main() -> None:
     seconds = []
     for number in range(STARTS):
-        server = Server(sys.argv[1:])
+        server = Server(*sys.argv[1:])
         seconds.append(server.seconds)
         if number < STARTS - 1:
             server.stop()
     print(f"start to ready: {statistics.median(seconds[1:]):.2f} s, median of {STARTS - 1}")
-    idle = server.memory_mb()
+    idle = memory_mb(server)
     asyncio.run(fill(server.url))
-    planned, used = server.planned_mb, server.memory_mb()
+    planned, used = planned_mb(server), memory_mb(server)
     server.stop()
     print(f"memory: {planned:,.0f} MB planned, {idle:,.0f} MB when ready, {used:,.0f} MB in use")
     print(f"in use / planned: {used / planned:.2f}")

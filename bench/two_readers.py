@@ -9,10 +9,7 @@ streams on one reader, eight on each of both, and eight beside a client that emb
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+from server import Server
 
 ROUNDS, STREAMS, TOKENS = 3, 8, 96
 MANIFEST = """
@@ -39,25 +37,11 @@ def serving() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "config.yaml")
         manifest.write_text(MANIFEST)
-        doors = [text for name in ("port", "takeoff-port", "management-port") for text in (f"--{name}", "0")]
-        command = [
-            str(Path(sys.executable).with_name("takeoff")),
-            "serve",
-            "--manifest",
-            str(manifest),
-            *doors,
-        ]
-        environ = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+        server = Server("--manifest", str(manifest), "--takeoff-port", "0", "--management-port", "0")
         try:
-            assert server.stderr is not None
-            for line in server.stderr:
-                if "Takeoff API" in line:
-                    yield "http://" + line.split("Takeoff API ")[1].split()[0]
-                    break
+            yield "http://" + server.read_until("Takeoff API").split("Takeoff API ")[1].split()[0]
         finally:
-            server.terminate()
-            server.wait()
+            server.stop()
 
 
 def stream(url: str, group: str, number: int, gaps: list[float]) -> None:

@@ -69,11 +69,11 @@ class EngineProcess:
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.told))
             return
+        start_beating(self._channel, lambda: _beat(engine))
+        self._channel.send(self._loaded(engine, time.perf_counter() - started))
         threading.Thread(
             target=self._compile, args=(engine.kernels, inbox), name="compile", daemon=True
         ).start()
-        start_beating(self._channel, lambda: _beat(engine))
-        self._channel.send(self._loaded(engine, time.perf_counter() - started))
         turns = Turns(load.turns_fd)
         while True:
             self._apply_commands(engine, inbox)

@@ -30,66 +30,36 @@ _LOG_BYTES = 64 * 1024  # of pip's last words
 
 
 class PypiFetch:
-    """Brings a model of the catalogue from the package index that pip is configured for."""
+    """Brings a model of the catalogue, of one file or several, from the index that pip is configured for."""
 
-    def __init__(self, model: CatalogueModel, source: PypiSource) -> None:
+    def __init__(self, model: CatalogueModel, source: PypiSource | PypiFolderSource) -> None:
         self.source = source
         self.name = model.name
         self.file_name = model.file_name
-        self.file_bytes: int | None = model.file_bytes
+        self._num_bytes = (
+            sum(file.num_bytes for file in source.files)
+            if isinstance(source, PypiFolderSource)
+            else model.file_bytes
+        )
+        self.file_bytes: int | None = self._num_bytes
         self.sha256: str | None = source.sha256
-        self.revision: str | None = _revision(source.wheels)
+        self.revision: str | None = "+".join(f"{wheel.package}=={wheel.version}" for wheel in source.wheels)
 
     def space_bytes(self, part: Path) -> int:  # noqa: ARG002 - a part of a wheel is of no use
-        return _wheels_space(self.source.wheels) + (self.file_bytes or 0)
+        """pip keeps each wheel's download in a temporary file before it moves it to its place."""
+        sizes = [wheel.num_bytes for wheel in self.source.wheels]
+        return sum(sizes) + max(sizes) + self._num_bytes
 
     def fetch(self, part: Path, progress: Progress) -> None:
         folder = part.parent / "wheels"
         folder.mkdir(exist_ok=True)
         _download(self.source.wheels, folder, progress)
-        _join(self.source.wheels, folder, part, self.file_bytes or 0, progress)
+        progress.stage("unpacking", self._num_bytes)
+        if isinstance(self.source, PypiSource):
+            _join(self.source.wheels, folder, part, self._num_bytes, progress)
+        else:
+            _spread(self.source, folder, part, progress)
         shutil.rmtree(folder)
-
-
-class PypiFolderFetch:
-    """Brings a model of several files; the store hashes each of them again."""
-
-    def __init__(self, model: CatalogueModel, source: PypiFolderSource) -> None:
-        self.source = source
-        self.name = model.name
-        self.file_name = model.file_name
-        self.file_bytes: int | None = sum(file.num_bytes for file in source.files)
-        self.sha256: str | None = source.sha256
-        self.revision: str | None = _revision(source.wheels)
-
-    def space_bytes(self, part: Path) -> int:  # noqa: ARG002 - a part of a wheel is of no use
-        return _wheels_space(self.source.wheels) + (self.file_bytes or 0)
-
-    def fetch(self, part: Path, progress: Progress) -> None:
-        folder = part.parent / "wheels"
-        folder.mkdir(exist_ok=True)
-        _download(self.source.wheels, folder, progress)
-        discard(part)
-        progress.stage("unpacking", self.file_bytes)
-        done = 0
-        for wheel, files in self.source.parts:
-            for file in files:
-                path = part / file.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                member = replace(wheel, member=f"{wheel.member}/{file.path}")
-                with open_part(path) as target:
-                    done = _unpack(member, folder, target, done, done + file.num_bytes, progress)
-        shutil.rmtree(folder)
-
-
-def _revision(wheels: tuple[Wheel, ...]) -> str:
-    return "+".join(f"{wheel.package}=={wheel.version}" for wheel in wheels)
-
-
-def _wheels_space(wheels: tuple[Wheel, ...]) -> int:
-    """pip keeps each wheel's download in a temporary file before it moves it to its place."""
-    sizes = [wheel.num_bytes for wheel in wheels]
-    return sum(sizes) + max(sizes)
 
 
 def _download(wheels: tuple[Wheel, ...], folder: Path, progress: Progress) -> None:
@@ -172,11 +142,23 @@ def _last_error(log: Path) -> str:
 
 def _join(wheels: tuple[Wheel, ...], folder: Path, part: Path, file_bytes: int, progress: Progress) -> None:
     """Write the wheels' data, one after the other, to `part`; no more than `file_bytes`."""
-    progress.stage("unpacking", file_bytes)
     done = 0
     with open_part(part) as joined:
         for wheel in wheels:
             done = _unpack(wheel, folder, joined, done, file_bytes, progress)
+
+
+def _spread(source: PypiFolderSource, folder: Path, part: Path, progress: Progress) -> None:
+    """Write each file to its place below `part`; the store hashes each of them again."""
+    discard(part)
+    done = 0
+    for wheel, files in source.parts:
+        for file in files:
+            path = part / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            member = replace(wheel, member=f"{wheel.member}/{file.path}")
+            with open_part(path) as target:
+                done = _unpack(member, folder, target, done, done + file.num_bytes, progress)
 
 
 def _unpack(wheel: Wheel, folder: Path, target: BinaryIO, done: int, limit: int, progress: Progress) -> int:

