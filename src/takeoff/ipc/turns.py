@@ -1,6 +1,6 @@
 """Turns on the cores: of the engines that share them, one computes at a time.
 
-The kernels' threads spin, so two engines at once are slower than one by two orders of magnitude.
+The kernels' threads spin while they wait, so two engines at once are many times slower than one.
 Two record locks in one file: whoever wants a turn first takes the place next in line, and gives it
 up when the turn is his. So nobody takes two turns while another waits, and the kernel frees both
 locks when their holder dies.
