@@ -55,6 +55,7 @@ HOMES: dict[str, set[str]] = {
     "pydantic_core": {"settings", "cli.options"},
     "yaml": {"settings"},
     "jinja2": {"prepare"},
+    "PIL": {"prepare"},
     "llama_cpp": {"engine.llama", "prepare.tokenizer"},
     "llguidance": {"engine", "engine.llama", "models", "prepare"},
     "onnxruntime": {"engine.encoder"},

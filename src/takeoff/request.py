@@ -115,6 +115,7 @@ class Request:
     chat_template: bool | None = None  # wrap the text as a user's message; None: the server's setting
     keep_tokens: int | None = None  # a longer prompt loses the beginning of its text; None: it is refused
     lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
+    images: tuple[bytes, ...] = ()  # files, for where the prompt says <image>, or before it
 
     def __post_init__(self) -> None:
         if self.keep_tokens is not None:

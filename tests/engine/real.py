@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from takeoff.engine.engine import Engine
+from takeoff.engine.images import ImageReader
 from takeoff.engine.llama.context import LlamaContext
-from takeoff.ipc.messages import Load, Lora, Submit
+from takeoff.ipc.messages import Image, Load, Lora, PlacedImage, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
 
@@ -25,6 +26,7 @@ class RealEngine:
         deterministic: bool = False,
         cache_mb: int = 256,
         loras: Sequence[Lora] = (),
+        projector: Path | None = None,
     ) -> None:
         load = Load(
             model_path=str(model),
@@ -42,6 +44,7 @@ class RealEngine:
             loras=list(loras),
         )
         self.kernels = LlamaContext(load, lambda share: None)
+        self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)
 
@@ -58,6 +61,14 @@ class RealEngine:
         lora: str | None = None,
     ) -> None:
         self.engine.submit(Submit(request_id, prompt, params, tenant, lora=lora))
+
+    def submit_with_image(
+        self, request_id: int, prompt: list[int], place: int, image: Image, params: SamplingParams
+    ) -> None:
+        """A prompt with an image before its token number `place`."""
+        assert self.images, "made with a projector"
+        submit = Submit(request_id, prompt, params, "")
+        self.engine.submit(submit, prompt=self.images.place(prompt, [PlacedImage(image, place)]))
 
     def is_done(self, request_id: int) -> bool:
         events = self.events[request_id]

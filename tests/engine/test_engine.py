@@ -6,10 +6,13 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.engine.fake_kernels import EOG, FakeKernels, expected_completion
 
 from takeoff.engine.engine import Engine
+from takeoff.engine.images import ImageSpan, Prompt
+from takeoff.engine.llama.rows import ImageTokens
 from takeoff.ipc.messages import Load, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -329,3 +332,61 @@ def test_random_arrivals_and_cancellations_end_each_request_once() -> None:
             assert run.reason(i) in (FinishReason.LENGTH, FinishReason.CANCELLED)
             assert completion == expected_completion(prompt, len(completion))
         assert all(memory == [] for memory in run.kernels.memory)
+
+
+WHOLE = ImageTokens(np.ones((100, 4), np.float32), True)
+CUT = ImageTokens(np.ones((100, 4), np.float32), False)
+
+
+def with_images(seed: int, *images: ImageTokens) -> Prompt:
+    """Seven tokens of text, an image, seven of text, ..."""
+    token_ids, spans = prompt_of(7, seed), []
+    for number, image in enumerate(images):
+        spans.append(ImageSpan(len(token_ids), image))
+        token_ids += [-1_000 * (seed + 1) - 200 * number - i for i in range(len(image.vectors))]
+        token_ids += prompt_of(7, seed + 50 + number)
+    return Prompt(token_ids, tuple(spans))
+
+
+def submit_images(run: Run, request_id: int, prompt: Prompt) -> None:
+    words = [token_id for token_id in prompt.token_ids if token_id >= 0]
+    run.engine.submit(Submit(request_id, words, replace(GREEDY, no_repeat_ngram_size=2), ""), prompt=prompt)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("can_trim", [False, True])
+@pytest.mark.parametrize("image", [WHOLE, CUT])
+def test_images_are_prefilled_alone_and_in_their_places(
+    image: ImageTokens, can_trim: bool, deterministic: bool
+) -> None:
+    run = Run(4, can_trim=can_trim, deterministic=deterministic)
+    prompts = {i: with_images(i % 3, image, image) for i in range(6)}
+    for i, prompt in prompts.items():
+        submit_images(run, i, prompt)
+        run.submit(10 + i, prompt_of(40, seed=90 + i))
+        run.engine.step()
+    run.finish()
+    for i, prompt in prompts.items():
+        assert run.reason(i) is FinishReason.LENGTH
+        assert run.completion(i)[:1] == expected_completion(prompt.token_ids, 1)
+        assert run.completion(10 + i) == expected_completion(prompt_of(40, seed=90 + i), 8)
+    calls = [call for call in run.kernels.calls if any(rows.image for rows in call)]
+    assert calls
+    for call in calls:
+        (rows,) = call
+        assert rows.image is not None
+        assert len(rows.image.vectors) == len(rows.token_ids)
+        assert all(token_id < 0 for token_id in rows.token_ids)
+        assert len(rows.token_ids) == 100 or not rows.image.sees_itself
+    for call in run.kernels.calls:
+        assert all(token_id >= 0 for rows in call if rows.image is None for token_id in rows.token_ids)
+
+
+def test_a_shared_image_is_computed_once() -> None:
+    run = Run(2)
+    prompt = with_images(1, WHOLE)
+    for i in range(3):
+        submit_images(run, i, prompt)
+        run.finish()
+    assert sum(rows.image is not None for call in run.kernels.calls for rows in call) == 1
+    assert run.events[2][0].cached_tokens >= 107

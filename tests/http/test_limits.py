@@ -9,6 +9,7 @@ import pytest
 from tests.http.door import Connection, FakeService, ask, make_door, make_scope
 
 LIMIT = 2_000
+HINT = "send less, or serve with a larger --max-body-bytes"
 PATHS = ["/generate", "/generate_stream", "/v1/completions"]
 
 
@@ -33,7 +34,7 @@ def test_a_body_announced_too_large_is_refused_unread_with_both_numbers(path: st
     announced = [(b"content-length", b"50000000")]
     answer = ask(app, "POST", path, b"", announced, ends=False)
     assert answer.status == 413
-    assert message_of(answer.json, path) == "the body has 50000000 bytes, the limit is 2000"
+    assert message_of(answer.json, path) == f"the body has 50000000 bytes, the limit is 2000 ({HINT})"
     assert service.requests == []
 
 
@@ -43,7 +44,7 @@ def test_a_chunked_body_is_refused_when_it_passes_the_limit(path: str) -> None:
     app = make_door(service, max_body_bytes=LIMIT)
     answer = ask(app, "POST", path, [b"x" * 900] * 1_000_000)
     assert answer.status == 413
-    assert message_of(answer.json, path) == "the body has more than 2000 bytes, which is the limit"
+    assert message_of(answer.json, path) == f"the body has more than 2000 bytes, which is the limit ({HINT})"
     assert service.requests == []
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import requests
 from tests.http.door import Answer, FakeService, ask, broken_script, make_door, post_takeoff
 from tests.http.test_sse import parsed
 
@@ -297,3 +298,117 @@ def test_nothing_is_redirected_and_what_is_not_there_is_a_404() -> None:
         assert "location" not in answer.headers
     assert ask(app, "GET", "/web/nothing.js").status == 404
     assert ask(app, "GET", "/generate").status == 405
+
+
+IMAGE_PATHS = ["/image_generate", "/image_generate_stream"]
+PIXELS = b"\x89PNG and so on \xff\x00"
+
+
+def post_form(service: FakeService, path: str, parts: list[tuple[str, Any]], **settings: Any) -> Answer:
+    """Parts as `requests` takes them: (name, (filename or None, bytes, content type))."""
+    prepared = requests.Request("POST", "http://localhost" + path, files=parts).prepare()
+    assert isinstance(prepared.body, bytes)
+    headers = [(b"content-type", prepared.headers["content-type"].encode())]
+    return ask(make_door(service, "takeoff", **settings), "POST", path, body=prepared.body, headers=headers)
+
+
+def json_part(**fields: Any) -> bytes:
+    return json.dumps({"text": "What is this?", "max_new_tokens": 5} | fields).encode()
+
+
+FORMS = {
+    "takeoff-client": [
+        ("json_data", (None, json_part(), "application/json")),
+        ("image_data", ("a/cat.png", PIXELS, "image/*")),
+    ],
+    "requests and curl": [("image_data", ("cat.png", PIXELS)), ("json_data", (None, json_part()))],
+    "both as files": [("json_data", ("j.json", json_part())), ("image_data", ("cat.png", PIXELS))],
+}
+
+
+@pytest.mark.parametrize("path", IMAGE_PATHS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_an_image_comes_with_its_text_in_every_form(path: str, form: list[tuple[str, Any]]) -> None:
+    service = FakeService()
+    answer = post_form(service, path, form)
+    assert answer.status == 200, answer.body
+    (request,) = service.requests
+    assert request == Request(
+        prompt="What is this?",
+        sampling=SamplingParams(**(DEFAULT | {"max_new_tokens": 5})),
+        images=(PIXELS,),
+    )
+    if path == "/image_generate":
+        assert answer.json == {"text": "Hello wörld!"}
+    else:
+        assert "".join(data for _, data in parsed([answer.body])) == "Hello wörld!"
+
+
+@pytest.mark.parametrize("path", IMAGE_PATHS)
+def test_every_text_of_a_list_is_asked_of_the_image(path: str) -> None:
+    service = FakeService(echo)
+    form = [
+        ("json_data", (None, json_part(text=["one", "two"]))),
+        ("image_data", ("i", PIXELS)),
+    ]
+    answer = post_form(service, path, form)
+    assert [request.images for request in service.requests] == [(PIXELS,)] * 2
+    if path == "/image_generate":
+        assert answer.json == {"text": ["<one>", "<two>"]}
+
+
+BAD_FORMS: list[tuple[str, list[tuple[str, Any]]]] = [
+    ("there must be one part image_data, not 0", [("json_data", (None, json_part()))]),
+    ("there must be one part json_data, not 0", [("image_data", ("i", PIXELS))]),
+    (
+        "there must be one part image_data, not 2",
+        [
+            ("json_data", (None, json_part())),
+            ("image_data", ("i", PIXELS)),
+            ("image_data", ("j", PIXELS)),
+        ],
+    ),
+    (
+        "there is no part 'mask'",
+        [("json_data", (None, json_part())), ("image_data", ("i", PIXELS)), ("mask", (None, b"1"))],
+    ),
+    ("the image is empty", [("json_data", (None, json_part())), ("image_data", ("i", b""))]),
+    ("not valid JSON", [("json_data", (None, b"{'text'}")), ("image_data", ("i", PIXELS))]),
+    (
+        "less than or equal to 100",
+        [("json_data", (None, json_part(sampling_temperature=101))), ("image_data", ("i", PIXELS))],
+    ),
+    ("can't be read", [("json_data", (None, json_part()))] + [("image_data", ("i", PIXELS))] * 9),
+]
+
+
+@pytest.mark.parametrize("path", IMAGE_PATHS)
+@pytest.mark.parametrize(("message", "form"), BAD_FORMS)
+def test_a_form_that_is_wrong_says_what(path: str, message: str, form: list[tuple[str, Any]]) -> None:
+    service = FakeService()
+    answer = post_form(service, path, form)
+    assert answer.status == 422, answer.body
+    assert message in answer.detail
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("path", IMAGE_PATHS)
+def test_what_is_no_form_is_refused(path: str) -> None:
+    service = FakeService()
+    door = make_door(service, "takeoff")
+    for kind, body in [
+        (b"application/json", b'{"text": "a"}'),
+        (b"multipart/form-data", b"no boundary"),
+        (b"multipart/form-data; boundary=x", b"--y\r\n"),
+    ]:
+        answer = ask(door, "POST", path, body=body, headers=[(b"content-type", kind)])
+        assert answer.status == 422, answer.body
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("path", IMAGE_PATHS)
+def test_an_image_over_the_limit_is_refused(path: str) -> None:
+    form = [("json_data", (None, json_part())), ("image_data", ("i", PIXELS * 200))]
+    answer = post_form(FakeService(), path, form, max_body_bytes=2_000)
+    assert answer.status == 413
+    assert "max-body-bytes" in answer.body.decode()

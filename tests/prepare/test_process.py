@@ -13,7 +13,7 @@ import gguf
 import pytest
 
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
-from takeoff.service.preparer import Preparer, Preparers
+from takeoff.service.preparer import Preparer, Preparers, TemplateUse
 from takeoff.service.reader import Commands
 
 LIMIT_S = 60.0  # against hanging only
@@ -59,10 +59,14 @@ def write_model(path: Path, chat_template: str) -> Path:
     return path
 
 
+async def ids_of(preparer: Preparers, text: str, template: TemplateUse, max_tokens: int) -> list[int]:
+    return (await preparer.prepare(text, template, max_tokens)).token_ids
+
+
 def test_the_seeds_prompt_becomes_the_default_models_39_tokens(smollm2_path: Path) -> None:
     async def run() -> None:
         async with running_preparer(smollm2_path) as preparer:
-            ids = await preparer.prepare("List 3 things to do in London.", "auto", 100)
+            ids = await ids_of(preparer, "List 3 things to do in London.", "auto", 100)
             assert len(ids) == 39
             assert ids[:3] == [1, 9690, 198]
             assert preparer.short.vocabulary is not None
@@ -78,7 +82,7 @@ def test_a_prompt_over_the_limit_is_refused_with_both_numbers(smollm2_path: Path
             with pytest.raises(PromptTooLong, match="has 39 tokens, but a sequence holds 39") as refused:
                 await preparer.prepare("List 3 things to do in London.", "auto", 38)
             assert "--context" in (refused.value.hint or "")
-            assert len(await preparer.prepare("List 3 things to do in London.", "auto", 39)) == 39
+            assert len(await ids_of(preparer, "List 3 things to do in London.", "auto", 39)) == 39
 
     asyncio.run(run())
 
@@ -86,7 +90,7 @@ def test_a_prompt_over_the_limit_is_refused_with_both_numbers(smollm2_path: Path
 def test_a_megabyte_is_prepared(smollm2_path: Path) -> None:
     async def run() -> None:
         async with running_preparer(smollm2_path, timeout_s=60.0) as preparer:
-            assert len(await preparer.prepare("The quick brown fox. " * 50_000, "off", 10**7)) == 250_001
+            assert len(await ids_of(preparer, "The quick brown fox. " * 50_000, "off", 10**7)) == 250_001
 
     asyncio.run(run())
 
@@ -94,12 +98,12 @@ def test_a_megabyte_is_prepared(smollm2_path: Path) -> None:
 def test_a_killed_preparer_is_replaced_and_later_questions_are_answered(smollm2_path: Path) -> None:
     async def run() -> None:
         async with running_preparer(smollm2_path) as preparer:
-            first = await preparer.prepare("Hello", "auto", 100)
+            first = await ids_of(preparer, "Hello", "auto", 100)
             assert preparer.short.pid is not None
             os.kill(preparer.short.pid, signal.SIGKILL)
             with pytest.raises(PreparerFailed, match="died while preparing"):
                 await preparer.prepare("Hello", "auto", 100)
-            assert await preparer.prepare("Hello", "auto", 100) == first
+            assert await ids_of(preparer, "Hello", "auto", 100) == first
 
     asyncio.run(run())
 
@@ -117,11 +121,11 @@ def test_a_template_that_never_ends_is_killed_and_the_next_request_works(
     async def run() -> None:
         model = write_model(tmp_path / "loop.gguf", template)
         async with running_preparer(model, timeout_s=1.0) as preparer:
-            assert len(await preparer.prepare("abc", "off", 100)) > 3
+            assert len(await ids_of(preparer, "abc", "off", 100)) > 3
             first = preparer.short.pid
             with pytest.raises(PreparerFailed, match="took more than 1 s"):
                 await preparer.prepare("abc", "auto", 100)
-            assert len(await preparer.prepare("abc", "off", 100)) > 3
+            assert len(await ids_of(preparer, "abc", "off", 100)) > 3
             assert preparer.short.pid != first
 
     asyncio.run(run())

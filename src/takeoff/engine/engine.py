@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
+from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.prefill_budget import PrefillBudget
 from takeoff.engine.prefix_cache import Scope
@@ -71,13 +72,17 @@ class Engine:
     def is_idle(self) -> bool:
         return not self._scheduler.running and not self._scheduler.waiting
 
-    def submit(self, message: Submit, constraint: ConstraintState | None = None) -> None:
+    def submit(
+        self, message: Submit, constraint: ConstraintState | None = None, prompt: Prompt | None = None
+    ) -> None:
         """Queue a request. What was emitted before counts as said: it is computed, not sent again.
 
-        `constraint` is its grammar, compiled.
+        `constraint` is its grammar, compiled; `prompt` has its images in it.
         """
         params = message.sampling
-        sampling = SamplingState(params, message.prompt_token_ids, self.kernels.n_vocab, constraint)
+        prompt = prompt or Prompt(message.prompt_token_ids)
+        words = [token_id for token_id in prompt.token_ids if token_id >= 0]  # penalties count no image
+        sampling = SamplingState(params, words, self.kernels.n_vocab, constraint)
         accepts = None if constraint is None else constraint.accepts
         text = TextStream(self.kernels.piece, params.stop, params.stop_tokens, accepts)
         for token_id in message.emitted_token_ids:
@@ -88,8 +93,9 @@ class Engine:
                 request_id=message.request_id,
                 scope=Scope(message.tenant, message.lora),
                 params=params,
-                token_ids=[*message.prompt_token_ids, *message.emitted_token_ids],
-                num_prompt_tokens=len(message.prompt_token_ids),
+                token_ids=[*prompt.token_ids, *message.emitted_token_ids],
+                num_prompt_tokens=len(prompt.token_ids),
+                spans=prompt.spans,
                 sampling=sampling,
                 text=text,
                 arrived_at=time.perf_counter(),
@@ -273,4 +279,5 @@ def _rows(piece: Slice) -> Rows:
     if seq.slot is None:
         raise EngineFailed(f"request {seq.request_id} was planned without a slot")
     start = seq.num_computed_tokens
-    return Rows(seq.slot, start, seq.token_ids[start : start + piece.size], piece.completes_prompt)
+    token_ids = seq.token_ids[start : start + piece.size]
+    return Rows(seq.slot, start, token_ids, piece.completes_prompt, piece.image)

@@ -1,8 +1,8 @@
 """The engine process: `python -m takeoff.engine.process FD`, FD being its end of a socket pair.
 
-Four threads: one receives commands, one beats, one compiles constraints, the main one steps. Only the
-main one touches the engine. When the socket closes the parent is gone, and so is this process, in the
-middle of a call if need be.
+Threads: one receives commands, one beats, one compiles constraints, one reads images, the main one
+steps. Only the main one touches the engine. When the socket closes the parent is gone, and so is this
+process, in the middle of a call if need be.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import os
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
 from takeoff.engine.engine import Engine
+from takeoff.engine.images import ImageReader, Prompt
 from takeoff.engine.invariance import check_invariance
 from takeoff.engine.llama.rows import Kernels
 from takeoff.engine.spinning import bound_spinning
-from takeoff.errors import TakeoffError
+from takeoff.errors import InvalidRequest, PromptTooLong, TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
     Cancel,
     FromEngine,
     Heartbeat,
+    ImagesRead,
     Load,
     Loaded,
     LoadFailed,
@@ -35,16 +38,18 @@ from takeoff.ipc.messages import (
 )
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
+from takeoff.request import FinishReason, TokenEvent
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """A constrained request that is ready for the scheduler."""
+class _Job:
+    """A request that needs work before the scheduler can take it."""
 
     submit: Submit
-    constraint: ConstraintState
+    prompt: Prompt | None = None  # once its images are read
+    constraint: ConstraintState | None = None  # once its grammar is compiled
 
 
 class EngineProcess:
@@ -52,8 +57,9 @@ class EngineProcess:
 
     def __init__(self, channel: Channel[ToEngine, FromEngine]) -> None:
         self._channel = channel
-        self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
-        self._compiling: set[int] = set()  # ids of requests whose grammar is not yet compiled
+        self._to_compile: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._to_read: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._in_work: set[int] = set()  # ids of requests whose grammar or images are not ready
 
     def run(self) -> None:
         """Serve until the socket closes.
@@ -62,18 +68,19 @@ class EngineProcess:
             ChannelClosed: the parent is gone.
         """
         load = receive_first(self._channel, Load)
-        inbox: Inbox[ToEngine | _Compiled] = Inbox(self._channel)
+        inbox: Inbox[ToEngine | _Job] = Inbox(self._channel)
         started = time.perf_counter()
         try:
             engine = self._make_engine(load)
+            reader = self._make_reader(load, engine.kernels)
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.told))
             return
         start_beating(self._channel, lambda: _beat(engine))
         self._channel.send(self._loaded(engine, time.perf_counter() - started))
-        threading.Thread(
-            target=self._compile, args=(engine.kernels, inbox), name="compile", daemon=True
-        ).start()
+        self._start(self._compile, engine.kernels, inbox)
+        if reader is not None:
+            self._start(self._read_images, reader, engine.kernels.n_ctx_slot, inbox)
         turns = Turns(load.turns_fd)
         while True:
             self._apply_commands(engine, inbox)
@@ -97,6 +104,16 @@ class EngineProcess:
             check_invariance(kernels, [lora.name for lora in load.loras])
         return Engine(load, kernels, lambda events: self._channel.send(Step(events)))
 
+    def _make_reader(self, load: Load, kernels: Kernels) -> ImageReader | None:
+        if load.projector_path is None:
+            return None
+        # Half of the threads: the steps of the others go on meanwhile, on the same cores.
+        n_threads = max(1, load.n_threads_prefill // 2)
+        return ImageReader(kernels.open_projector(load.projector_path, n_threads=n_threads))
+
+    def _start(self, work: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=work, args=args, name=work.__name__, daemon=True).start()
+
     def _loaded(self, engine: Engine, load_s: float) -> Loaded:
         kernels = engine.kernels
         return Loaded(
@@ -108,35 +125,68 @@ class EngineProcess:
             load_s=load_s,
         )
 
-    def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Compiled]) -> None:
+    def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Job]) -> None:
         for command in inbox.take():
             match command:
-                case Submit(grammar=str()) as submit:
-                    self._compiling.add(submit.request_id)
-                    self._to_compile.put(submit)
                 case Submit() as submit:
-                    engine.submit(submit)
-                case _Compiled(submit=submit, constraint=constraint):
-                    if submit.request_id in self._compiling:
-                        self._compiling.remove(submit.request_id)
-                        engine.submit(submit, constraint)
+                    self._in_work.add(submit.request_id)
+                    self._go_on(engine, _Job(submit))
+                case _Job() as job:
+                    self._go_on(engine, job)
                 case Cancel(request_id=request_id):
-                    if request_id in self._compiling:
-                        self._compiling.remove(request_id)  # the service has ended it already
+                    self._in_work.discard(request_id)  # the service has ended it already
                     engine.cancel(request_id)
                 case Load():
                     raise ChannelClosed("an engine is loaded once")
 
-    def _compile(self, kernels: Kernels, inbox: Inbox[ToEngine | _Compiled]) -> None:
+    def _go_on(self, engine: Engine, job: _Job) -> None:
+        """Give a request to the thread whose work it needs next, at last to the engine."""
+        submit = job.submit
+        if submit.request_id not in self._in_work:
+            return
+        if submit.images and job.prompt is None:
+            self._to_read.put(job)
+        elif submit.grammar is not None and job.constraint is None:
+            self._to_compile.put(job)
+        else:
+            self._in_work.remove(submit.request_id)
+            engine.submit(submit, job.constraint, job.prompt)
+
+    def _compile(self, kernels: Kernels, inbox: Inbox[ToEngine | _Job]) -> None:
         """Compile grammars beside the step loop: a large one takes longer than a gap may.
 
         The vocabulary is made ready at once: later, it would hold the running streams up.
         """
         compiler = ConstraintCompiler(kernels.constraint_tokenizer(), kernels.n_vocab)
         while True:
-            submit = self._to_compile.get()
-            assert submit.grammar is not None, "only constrained requests come here"
-            inbox.put(_Compiled(submit, compiler.compile(submit.grammar)))
+            job = self._to_compile.get()
+            assert job.submit.grammar is not None, "only constrained requests come here"
+            inbox.put(replace(job, constraint=compiler.compile(job.submit.grammar)))
+
+    def _read_images(self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job]) -> None:
+        """Read images beside the step loop: one takes as long as many steps."""
+        while True:
+            job = self._to_read.get()
+            request_id = job.submit.request_id
+            if request_id not in self._in_work:
+                continue
+            try:
+                prompt = reader.place(job.submit.prompt_token_ids, job.submit.images)
+                if len(prompt.token_ids) >= n_ctx_slot:
+                    raise PromptTooLong.beyond(len(prompt.token_ids), n_ctx_slot)
+            except InvalidRequest as exc:
+                self._channel.send(ImagesRead(request_id, 0, exc.told))
+                inbox.put(Cancel(request_id))
+            except Exception as exc:  # the root of the thread: whoever sent the image is told
+                logger.exception("reading an image failed")
+                error = f"the image could not be read: {exc}"
+                failed = TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)
+                self._channel.send(Step([failed]))
+                inbox.put(Cancel(request_id))
+            else:
+                num_tokens = len(prompt.token_ids) - len(job.submit.prompt_token_ids)
+                self._channel.send(ImagesRead(request_id, num_tokens))
+                inbox.put(replace(job, prompt=prompt))
 
 
 def _beat(engine: Engine) -> Heartbeat:

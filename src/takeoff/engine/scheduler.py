@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from takeoff.engine.llama.rows import ImageTokens
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import SlotTable
@@ -28,6 +29,16 @@ class Slice:
     @property
     def completes_prompt(self) -> bool:
         return self.size == self.seq.num_pending_tokens
+
+    @property
+    def image(self) -> ImageTokens | None:
+        """What the kernels take in place of token ids; None: they are text."""
+        start = self.seq.num_computed_tokens
+        span = self.seq.span_at(start)
+        if span is None:
+            return None
+        vectors = span.tokens.vectors[start - span.start : start - span.start + self.size]
+        return ImageTokens(vectors, span.tokens.sees_itself)
 
 
 class Scheduler:
@@ -106,12 +117,13 @@ class Scheduler:
 
     def reusable_tokens(self, seq: Sequence) -> int:
         """How much of `seq` may come from elsewhere: its last token is always computed, for its logits."""
-        return len(seq.token_ids) - (2 if self._exact_slices else 1)
+        return seq.whole_images(len(seq.token_ids) - (2 if self._exact_slices else 1))
 
     def prefill(self, budget: int) -> list[Slice]:
         """Slices of about `budget` tokens together, given out in order of admission, in slot order.
 
-        All of them are of one adapter, the first one's: a call computes with one adapter.
+        All of them are of one adapter, the first one's: a call computes with one adapter. A slice of
+        an image is alone.
         """
         slices: list[Slice] = []
         for seq in self.running:
@@ -119,17 +131,25 @@ class Scheduler:
                 continue
             if slices and (self._exact_slices or budget < 2):
                 break
-            if slices and seq.lora != slices[0].seq.lora:
+            piece = Slice(seq, self._slice_size(seq, budget))
+            if slices and (seq.lora != slices[0].seq.lora or piece.image is not None):
                 continue
-            size = self._slice_size(seq, budget)
-            slices.append(Slice(seq, size))
-            budget -= size
+            slices.append(piece)
+            if piece.image is not None:
+                break
+            budget -= piece.size
         position = {seq: place for place, seq in enumerate(self.slots)}
         return sorted(slices, key=lambda piece: position[piece.seq])
 
     def _slice_size(self, seq: Sequence, budget: int) -> int:
-        """Up to the budget and the next fork point; of an exact slice a rest of one token becomes part."""
-        pending, computed = seq.num_pending_tokens, seq.num_computed_tokens
+        """Up to the budget, the next fork point, and the next border of an image.
+
+        Of an exact slice a rest of one token becomes part; an image that sees itself is not cut.
+        """
+        pending, computed = seq.num_alike_tokens, seq.num_computed_tokens
+        span = seq.span_at(computed)
+        if span is not None and span.tokens.sees_itself:
+            return pending
         size = min(pending, max(budget, 2), self._max_slice)
         ahead = [point - computed for point in seq.fork_points if point - computed >= 2]
         size = min(size, *ahead) if ahead else size

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.images import ImageSpan
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.sampler import SamplingState
 from takeoff.engine.text_stream import TextStream
@@ -23,7 +24,7 @@ class Sequence:
     request_id: int
     scope: Scope  # whose computed tokens it may start from, and who from its
     params: SamplingParams
-    token_ids: list[int]  # prompt, then completion
+    token_ids: list[int]  # prompt, then completion; negative where an image stands
     num_prompt_tokens: int
     sampling: SamplingState
     text: TextStream
@@ -35,6 +36,7 @@ class Sequence:
     leader: Sequence | None = None  # is computing our prefix right now: wait for it
     fork_at: int = 0  # tokens that the leader must have computed
     fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
+    spans: tuple[ImageSpan, ...] = ()  # the images of the prompt, by their places
 
     @property
     def num_pending_tokens(self) -> int:
@@ -53,6 +55,22 @@ class Sequence:
     @property
     def num_completion_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    def span_at(self, place: int) -> ImageSpan | None:
+        """The image that has a token at `place`."""
+        return next((span for span in self.spans if span.start <= place < span.end), None)
+
+    @property
+    def num_alike_tokens(self) -> int:
+        """Pending tokens up to where text becomes image, or an image ends: what one call may compute."""
+        done = self.num_computed_tokens
+        borders = [place for span in self.spans for place in (span.start, span.end) if place > done]
+        return min([len(self.token_ids), *borders]) - done
+
+    def whole_images(self, length: int) -> int:
+        """`length`, or less: such that no image is cut whose tokens see each other."""
+        span = self.span_at(length)
+        return span.start if span is not None and span.tokens.sees_itself else length
 
     def computed_token_ids(self, limit: int | None = None) -> NDArray[np.int32]:
         """[n] int32: the tokens whose keys and values are in the slot, at most `limit`."""

@@ -10,6 +10,8 @@ from takeoff.errors import PayloadTooLarge, RequestTimeout
 from takeoff.http.refusals import error_response
 from takeoff.settings import Settings
 
+_HINT = "send less, or serve with a larger --max-body-bytes"
+
 
 class BodyLimits:
     """Bounds the bytes and the time of a request body, announced or chunked."""
@@ -44,7 +46,9 @@ class BodyLimits:
         """
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self._max_bytes:
-                raise PayloadTooLarge(f"the body has {int(value)} bytes, the limit is {self._max_bytes}")
+                raise PayloadTooLarge(
+                    f"the body has {int(value)} bytes, the limit is {self._max_bytes}", hint=_HINT
+                )
         messages: list[Message] = []
         size = 0
         while True:
@@ -52,7 +56,9 @@ class BodyLimits:
             messages.append(message)
             size += len(message.get("body", b""))
             if size > self._max_bytes:
-                raise PayloadTooLarge(f"the body has more than {self._max_bytes} bytes, which is the limit")
+                raise PayloadTooLarge(
+                    f"the body has more than {self._max_bytes} bytes, which is the limit", hint=_HINT
+                )
             if not message.get("more_body", False):
                 return messages
 

@@ -25,7 +25,7 @@ from takeoff.http.answers import (
     merge,
     submit_all,
 )
-from takeoff.http.bodies import Texts, body_schema, field_error, parse_body
+from takeoff.http.bodies import Texts, body_schema, field_error, form_schema, parse_body, parse_form
 from takeoff.http.ports import Generation, Service
 from takeoff.http.sse import TokenEvents, tight_event
 from takeoff.http.texts import GroupName, check_texts, like
@@ -36,6 +36,7 @@ from takeoff.settings.values import DEFAULT_GROUP
 DEFAULT_MAX_NEW_TOKENS = 128
 MAX_TOKENS = 10_000_000
 METADATA = "metadata"
+JSON_PART, IMAGE_PART = "json_data", "image_data"  # of a multipart body
 
 Number = TypeVar("Number", int, float)
 
@@ -88,8 +89,8 @@ class GenerateBody(BaseModel):
     def texts(self) -> list[str]:
         return [self.text] if isinstance(self.text, str) else self.text
 
-    def requests(self) -> list[Request]:
-        """One request for each text.
+    def requests(self, images: tuple[bytes, ...] = ()) -> list[Request]:
+        """One request for each text, all of the same images.
 
         Raises:
             RequestValidationError: fields that contradict each other.
@@ -103,6 +104,7 @@ class GenerateBody(BaseModel):
                 chat_template=self.use_chat_template,
                 keep_tokens=self.prompt_max_tokens,
                 lora_id=self.lora_id,
+                images=images,
             )
             for text in self.texts
         ]
@@ -134,33 +136,61 @@ class GenerateBody(BaseModel):
 
 
 def generate_router(service: Service, settings: Settings) -> APIRouter:
-    """The two routes, over `service`."""
+    """Texts to complete, alone and with an image, over `service`."""
     router = APIRouter(tags=["Generate"])
+    with_image = form_schema(GenerateBody, json_part=JSON_PART, file_part=IMAGE_PART)
 
     async def parse(http_request: HttpRequest) -> GenerateBody:
         body = await parse_body(http_request, GenerateBody)
         check_texts(body.texts, settings)
         return body
 
-    @router.post("/generate", openapi_extra=body_schema(GenerateBody))
-    async def generate(http_request: HttpRequest) -> Response:
-        """The whole text: `{"text": ...}`, a list for a list."""
-        body = await parse(http_request)
-        completed = await complete_all(http_request, service, body.requests())
+    async def parse_with_image(http_request: HttpRequest) -> tuple[GenerateBody, list[Request]]:
+        form = await parse_form(http_request, GenerateBody, json_part=JSON_PART, file_part=IMAGE_PART)
+        check_texts(form.body.texts, settings)
+        if not form.file:
+            raise field_error(IMAGE_PART, "the image is empty")
+        return form.body, form.body.requests((form.file,))
+
+    async def answer_whole(
+        http_request: HttpRequest, body: GenerateBody, requests: list[Request]
+    ) -> Response:
+        completed = await complete_all(http_request, service, requests)
         answer: dict[str, Any] = {"text": like(body.text, [text for _, text in completed])}
         if body.return_metadata:
             answer[METADATA] = like(body.text, [_metadata(generation) for generation, _ in completed])
         return JSONResponse(answer)
 
-    @router.post("/generate_stream", openapi_extra=body_schema(GenerateBody))
-    async def generate_stream(http_request: HttpRequest) -> Response:
-        """Events as the tokens are made: the bare token of one text, JSON with `batch_id` of a list."""
-        body = await parse(http_request)
-        generations = await submit_all(service, body.requests())
+    async def answer_streamed(body: GenerateBody, requests: list[Request]) -> Response:
+        generations = await submit_all(service, requests)
         stream = _token_events if isinstance(body.text, str) else _json_events
         return GenerationResponse(
             service, generations, stream(generations, bool(body.return_metadata)), EVENT_STREAM
         )
+
+    @router.post("/generate", openapi_extra=body_schema(GenerateBody))
+    async def generate(http_request: HttpRequest) -> Response:
+        """The whole text: `{"text": ...}`, a list for a list."""
+        body = await parse(http_request)
+        return await answer_whole(http_request, body, body.requests())
+
+    @router.post("/generate_stream", openapi_extra=body_schema(GenerateBody))
+    async def generate_stream(http_request: HttpRequest) -> Response:
+        """Events as the tokens are made: the bare token of one text, JSON with `batch_id` of a list."""
+        body = await parse(http_request)
+        return await answer_streamed(body, body.requests())
+
+    @router.post("/image_generate", openapi_extra=with_image)
+    async def image_generate(http_request: HttpRequest) -> Response:
+        """As /generate, of a text and an image; the image stands where the text says `<image>`, or first."""
+        body, requests = await parse_with_image(http_request)
+        return await answer_whole(http_request, body, requests)
+
+    @router.post("/image_generate_stream", openapi_extra=with_image)
+    async def image_generate_stream(http_request: HttpRequest) -> Response:
+        """As /generate_stream, of a text and an image."""
+        body, requests = await parse_with_image(http_request)
+        return await answer_streamed(body, requests)
 
     return router
 

@@ -1,7 +1,7 @@
 """What the processes say to each other: one type per message, msgpack on the wire.
 
     service  --> engine      Load, Submit, Cancel
-    engine   --> service     Progress, Loaded, LoadFailed, Step, Heartbeat
+    engine   --> service     Progress, Loaded, LoadFailed, ImagesRead, Step, Heartbeat
     service  --> encoder     LoadEncoder, Encode, Cancel
     encoder  --> service     EncoderLoaded, LoadFailed, Encoded, EncodeFailed, Heartbeat
     service  --> preparer    LoadVocabulary, then questions
@@ -51,6 +51,21 @@ class Load(Message, frozen=True):
     itl_slo_ms: float | None  # longest gap a prefill may cause; None: a multiple of the decode step
     turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
     loras: list[Lora] = []  # names differ
+    projector_path: str | None = None  # makes tokens of images; None: the model reads no images
+
+
+class Image(msgspec.Struct, frozen=True, array_like=True, weakref=True):
+    """A decoded image. `digest` names it wherever what was computed of it is found again."""
+
+    digest: bytes  # SHA-256 of the file it came in
+    width: int  # pixels
+    height: int
+    rgb: bytes  # [height, width, 3] uint8
+
+
+class PlacedImage(msgspec.Struct, frozen=True, array_like=True):
+    image: Image
+    place: int  # index of the prompt's token id before which it stands
 
 
 class Submit(Message, frozen=True):
@@ -63,6 +78,7 @@ class Submit(Message, frozen=True):
     emitted_token_ids: list[int] = []
     grammar: str | None = None  # that the completion matches; from ConstraintTried
     lora: str | None = None  # name of an adapter of `Load.loras`; None: the model as it is
+    images: list[PlacedImage] = []  # in order of their places
 
 
 class Cancel(Message, frozen=True):
@@ -89,6 +105,14 @@ class Loaded(Message, frozen=True):
 
 class LoadFailed(Message, frozen=True):
     error: str
+
+
+class ImagesRead(Message, frozen=True):
+    """The images of a request are tokens now, and it waits for a slot; or why it can't."""
+
+    request_id: int
+    num_tokens: int  # of the images
+    error: str | None = None  # the request's own fault
 
 
 class Step(Message, frozen=True):
@@ -194,11 +218,13 @@ class Prepare(Message, frozen=True):
     chat_template: Literal["auto", "on", "off"]  # auto: wrap where the model has a template, the text none
     max_tokens: int  # a longer prompt is refused, with its length in the error
     keep_tokens: int | None = None  # a longer prompt loses the beginning of its text first
+    images: list[bytes] = []  # files as they were sent
 
 
 class Prepared(Message, frozen=True):
     ask_id: int
     token_ids: list[int]
+    images: list[PlacedImage] = []
 
 
 class Tokenize(Message, frozen=True):
@@ -268,7 +294,7 @@ class PrepareFailed(Message, frozen=True):
 
 
 ToEngine = Load | Submit | Cancel
-FromEngine = Progress | Loaded | LoadFailed | Step | Heartbeat
+FromEngine = Progress | Loaded | LoadFailed | ImagesRead | Step | Heartbeat
 ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat

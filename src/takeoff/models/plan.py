@@ -9,6 +9,7 @@ from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile
 from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
+from takeoff.models.projector import ProjectorFile
 from takeoff.settings import ReaderSettings
 
 DEFAULT_SLOTS = 16
@@ -17,6 +18,7 @@ LEAST_CONTEXT = 2_048  # by default slots are given up before context falls belo
 KV_ELEMENT_BYTES = 2  # f16
 CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this (llama-context.cpp, GGML_PAD)
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
+IMAGE_BYTES = 96 << 20  # beside a projector: vectors of the last images, images on their way
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
 
 # Every n-th layer of these looks at the whole context, the others slide.
@@ -36,17 +38,18 @@ class Plan:
     n_gpu_layers: int
     flash_attention: bool
     weights_bytes: int
-    lora_bytes: int
     kv_bytes: int
     compute_bytes: int
     cache_bytes: int
     process_bytes: int
     available_bytes: int
+    lora_bytes: int = 0
+    projector_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        model_bytes = self.weights_bytes + self.lora_bytes + self.kv_bytes + self.compute_bytes
-        return model_bytes + self.cache_bytes + self.process_bytes
+        weights_bytes = self.weights_bytes + self.lora_bytes + self.projector_bytes
+        return weights_bytes + self.kv_bytes + self.compute_bytes + self.cache_bytes + self.process_bytes
 
     @property
     def fits(self) -> bool:
@@ -55,9 +58,11 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
         loras = [f"adapters       {megabytes(self.lora_bytes)}"] if self.lora_bytes else []
+        projector = [f"images         {megabytes(self.projector_bytes)}"] if self.projector_bytes else []
         return [
             f"weights        {megabytes(self.weights_bytes)}",
             *loras,
+            *projector,
             f"KV cache       {megabytes(self.kv_bytes)}   {self.n_slots} slots of {self.n_ctx_slot} tokens",
             f"buffers        {megabytes(self.compute_bytes)}",
             f"prefix cache   {megabytes(self.cache_bytes)}   at most",
@@ -93,7 +98,12 @@ def together(total_bytes: int, available_bytes: int) -> str:
 
 
 def make_plan(
-    model: GgufFile, settings: ReaderSettings, machine: Machine, *, loras: Sequence[LoraFile] = ()
+    model: GgufFile,
+    settings: ReaderSettings,
+    machine: Machine,
+    *,
+    loras: Sequence[LoraFile] = (),
+    projector: ProjectorFile | None = None,
 ) -> Plan:
     """Decide slots and context, honouring what was asked for.
 
@@ -105,8 +115,11 @@ def make_plan(
     check_context(settings, model.context_length)
     slots = settings.max_slots or DEFAULT_SLOTS
     context = _padded(min(settings.context or DEFAULT_CONTEXT, max(model.context_length, 64)))
-    lora_bytes = sum(lora.num_bytes for lora in loras)
-    plan = _plan(model, settings, machine, slots, context, available, lora_bytes)
+    plan = replace(
+        _plan(model, settings, machine, slots, context, available),
+        lora_bytes=sum(lora.num_bytes for lora in loras),
+        projector_bytes=_projector_bytes(projector),
+    )
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
     smaller = _shrink(plan, model, settings, machine, limit)
     if smaller.fits:
@@ -123,7 +136,11 @@ def _shrink(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Mach
             context, slots = plan.n_ctx_slot, plan.n_slots // 2
         else:
             return plan
-        plan = _plan(model, settings, machine, slots, context, plan.available_bytes, plan.lora_bytes)
+        plan = replace(
+            _plan(model, settings, machine, slots, context, plan.available_bytes),
+            lora_bytes=plan.lora_bytes,
+            projector_bytes=plan.projector_bytes,
+        )
     return plan
 
 
@@ -152,7 +169,6 @@ def _plan(
     slots: int,
     context: int,
     available: int,
-    lora_bytes: int,
 ) -> Plan:
     if settings.deterministic and settings.flash_attention == "on":
         raise SettingsError("--deterministic needs --flash-attention off", param="flash_attention")
@@ -169,7 +185,6 @@ def _plan(
         n_gpu_layers=gpu_layers(model, settings, machine),
         flash_attention=flash_attention,
         weights_bytes=model.tensor_bytes + model.repacked_bytes,
-        lora_bytes=lora_bytes,
         kv_bytes=_kv_bytes(model, slots, context, ubatch),
         compute_bytes=_compute_bytes(model, slots, context, ubatch, flash_attention=flash_attention),
         cache_bytes=settings.prefix_cache_mb << 20,
@@ -198,6 +213,13 @@ def gpu_layers(model: GgufFile, settings: ReaderSettings, machine: Machine) -> i
         return settings.gpu_layers
     per_layer = model.tensor_bytes // (model.n_layers + 1)
     return max(0, min(model.n_layers + 1, int(machine.gpu_free_bytes * DEFAULT_SHARE) // max(1, per_layer)))
+
+
+def _projector_bytes(projector: ProjectorFile | None) -> int:
+    """Its weights and buffers, the vectors that are kept, and one image on its way."""
+    if projector is None:
+        return 0
+    return projector.num_bytes + projector.compute_bytes + IMAGE_BYTES
 
 
 def _kv_bytes(model: GgufFile, slots: int, context: int, ubatch: int) -> int:

@@ -9,6 +9,7 @@ from takeoff.ipc.messages import (
     ConstraintTried,
     Detokenize,
     Detokenized,
+    PlacedImage,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -20,6 +21,7 @@ from takeoff.ipc.messages import (
 )
 from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
 from takeoff.prepare.constraint_trial import ConstraintTrial
+from takeoff.prepare.images import decode_image
 from takeoff.prepare.prompt import PromptBuilder
 from takeoff.prepare.tokenizer import Tokenizer
 
@@ -71,9 +73,15 @@ class Answerer:
                 return ConstraintTried(ask_id, self._trial.grammar(constraint))
 
     def _prepare(self, question: Prepare) -> Prepared | PrepareFailed:
-        ids = self._builder.build(question.text, question.chat_template, question.keep_tokens)
+        images = [decode_image(data) for data in question.images]
+        if images:
+            if question.keep_tokens is not None:
+                raise InvalidRequest("a prompt with an image can't be cut", param="prompt_max_tokens")
+            ids, places = self._builder.build_around(question.text, question.chat_template, len(images))
+        else:
+            ids, places = self._builder.build(question.text, question.chat_template, question.keep_tokens), []
         if len(ids) <= question.max_tokens:
-            return Prepared(question.ask_id, ids)
+            return Prepared(question.ask_id, ids, list(map(PlacedImage, images, places)))
         error = PromptTooLong.beyond(len(ids), question.max_tokens + 1)
         return PrepareFailed(question.ask_id, error.message, "context_length_exceeded", error.hint)
 

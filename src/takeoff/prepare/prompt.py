@@ -6,6 +6,7 @@ can't forge a role, and BOS is never doubled.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from takeoff.prepare.chat_template import ChatTemplate
 from takeoff.prepare.special_texts import SpecialTexts
 
 TemplateUse = Literal["auto", "on", "off"]
+IMAGE_MARK = "<image>"  # where an image stands in a text
 
 
 class Vocabulary(Protocol):
@@ -57,7 +59,7 @@ class PromptBuilder:
                 has no room for text.
             TemplateRefused, TemplateBroken: see ChatTemplate.render.
         """
-        ids = self._build(text, chat_template)
+        (ids,) = self._build([text], chat_template)
         if keep_tokens is None or len(ids) <= keep_tokens:
             return ids
         text_ids = self._vocabulary.tokenize(text, parse_special=False)
@@ -70,8 +72,35 @@ class PromptBuilder:
                     param="prompt_max_tokens",
                 )
             rest = b"".join(self._vocabulary.piece(token_id) for token_id in text_ids[-room:])
-            ids = self._build(rest.decode("utf-8", "ignore"), chat_template)
+            (ids,) = self._build([rest.decode("utf-8", "ignore")], chat_template)
         return ids
+
+    def build_around(
+        self, text: str, chat_template: TemplateUse, num_images: int
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a text with images, and for each image the index of the id that follows it.
+
+        The images stand where the text says `<image>`, or before it where it says so nowhere.
+
+        Raises:
+            InvalidRequest: as `build`; the text has another number of marks; it ends with an image,
+                so that the model has no token to answer.
+            TemplateRefused, TemplateBroken: see ChatTemplate.render.
+        """
+        texts = text.split(IMAGE_MARK)
+        if len(texts) == 1:
+            texts = [""] * num_images + texts
+        if len(texts) != num_images + 1:
+            raise InvalidRequest(
+                f"the text has {len(texts) - 1} marks {IMAGE_MARK} and comes with {num_images} images",
+                param="text",
+            )
+        parts = self._build(texts, chat_template)
+        if len(parts) != num_images + 1:
+            raise InvalidRequest("the model's chat template does not write what a user says just once")
+        if not parts[-1]:
+            raise InvalidRequest("the prompt ends with an image", param="text", hint="let text follow it")
+        return list(itertools.chain(*parts)), list(itertools.accumulate(map(len, parts[:-1])))
 
     def render(self, conversation: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         """A conversation as the model's own template writes it.
@@ -83,17 +112,18 @@ class PromptBuilder:
         self._check_template()
         return self._chat_template().render(conversation, add_generation_prompt=add_generation_prompt)
 
-    def _build(self, text: str, chat_template: TemplateUse) -> list[int]:
+    def _build(self, texts: list[str], chat_template: TemplateUse) -> list[list[int]]:
+        """Token ids of a text that was cut where images stand, cut there as well."""
         if chat_template == "on":
             self._check_template()
-        if self._is_wrapped(text, chat_template):
-            ids = self._wrap(text)
+        if self._is_wrapped("".join(texts), chat_template):
+            parts = self._wrap(texts)
         else:
-            ids = self._vocabulary.tokenize(text, parse_special=True)
-        ids = self._with_bos(ids)
-        if not ids:
+            parts = [self._vocabulary.tokenize(text, parse_special=True) for text in texts]
+        parts[0] = self._with_bos(parts[0])
+        if not any(parts):
             raise InvalidRequest("the prompt has no tokens")
-        return ids
+        return parts
 
     def _check_template(self) -> None:
         if self._vocabulary.chat_template is None:
@@ -104,44 +134,65 @@ class PromptBuilder:
             return False
         return chat_template == "on" or not any(marker in text for marker in self._markers())
 
-    def _wrap(self, text: str) -> list[int]:
-        """Tokenise the rendered template; control tokens' texts in `text` itself stay plain text."""
-        forged = list(self._vocabulary.special_texts.spans(text))
-        if not forged:
-            return self._vocabulary.tokenize(self._chat_template().render(_user(text)), parse_special=True)
+    def _wrap(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise the rendered template; control tokens' texts in `texts` themselves stay plain text."""
         # A template may trim or rearrange the text, so positions don't survive it. Marks do: each
-        # forged text goes through the template as a mark that nobody can guess.
+        # forged text, and each image, goes through the template as a mark that nobody can guess.
         nonce = secrets.randbelow(10**18)
-        marked, end = [], 0
-        for i, (start, stop) in enumerate(forged):
-            marked.append(f"{text[end:start]}\ue000{nonce}.{i}\ue001")
-            end = stop
-        rendered = self._chat_template().render(_user("".join([*marked, text[end:]])))
-        parts = re.split(f"\ue000{nonce}\\.([0-9]+)\ue001", rendered)
-        return self._tokenize_parts(parts, [text[start:stop] for start, stop in forged])
+        marked: list[str] = []
+        held: list[str | None] = []  # forged texts; None: an image
 
-    def _tokenize_parts(self, parts: list[str], forged: list[str]) -> list[int]:
-        """`parts` alternate: rendered text, index into `forged`, rendered text, ...
+        def hold(what: str | None) -> None:
+            marked.append(f"\ue000{nonce}.{len(held)}\ue001")
+            held.append(what)
 
-        Cuts at the template's own control tokens, as llama.cpp does, and nowhere else, so that the
-        message gets the ids that it has as plain text.
+        for number, text in enumerate(texts):
+            if number:
+                hold(None)
+            end = 0
+            for start, stop in self._vocabulary.special_texts.spans(text):
+                marked.append(text[end:start])
+                hold(text[start:stop])
+                end = stop
+            marked.append(text[end:])
+        rendered = self._chat_template().render(_user("".join(marked)))
+        if not held:
+            return [self._vocabulary.tokenize(rendered, parse_special=True)]
+        pieces = re.split(f"\ue000{nonce}\\.([0-9]+)\ue001", rendered)
+        return self._tokenize_pieces(pieces, held)
+
+    def _tokenize_pieces(self, pieces: list[str], held: list[str | None]) -> list[list[int]]:
+        """`pieces` alternate: rendered text, index into `held`, rendered text, ...
+
+        Cuts at images and at the template's own control tokens, as llama.cpp does, and nowhere else, so
+        that the message gets the ids that it has as plain text.
         """
         vocabulary = self._vocabulary
-        ids: list[int] = []
+        parts: list[list[int]] = [[]]
         plain: list[str] = []
-        for i, part in enumerate(parts):
+
+        def flush() -> None:
+            parts[-1] += vocabulary.tokenize("".join(plain), parse_special=False)
+            plain.clear()
+
+        for i, piece in enumerate(pieces):
             if i % 2:
-                plain.append(forged[int(part)])
+                forged = held[int(piece)]
+                if forged is not None:
+                    plain.append(forged)
+                else:
+                    flush()
+                    parts.append([])
                 continue
             end = 0
-            for start, stop in vocabulary.special_texts.spans(part):
-                plain.append(part[end:start])
-                ids += vocabulary.tokenize("".join(plain), parse_special=False)
-                ids += vocabulary.tokenize(part[start:stop], parse_special=True)
-                plain.clear()
+            for start, stop in vocabulary.special_texts.spans(piece):
+                plain.append(piece[end:start])
+                flush()
+                parts[-1] += vocabulary.tokenize(piece[start:stop], parse_special=True)
                 end = stop
-            plain.append(part[end:])
-        return ids + vocabulary.tokenize("".join(plain), parse_special=False)
+            plain.append(piece[end:])
+        flush()
+        return parts
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self._vocabulary.bos_token_id

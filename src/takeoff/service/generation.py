@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-from takeoff.errors import EngineFailed
+from takeoff.errors import EngineFailed, InvalidRequest
 from takeoff.request import FinishReason, TokenEvent
 
 
@@ -30,7 +30,9 @@ class Generation:
         self._cancel = cancel
         self._events: list[TokenEvent] = []
         self._failure: str | None = None
+        self._refusal: InvalidRequest | None = None
         self._wake = asyncio.Event()
+        self._images_read = asyncio.Event()  # or it has ended
 
     def push(self, event: TokenEvent) -> None:
         """Add the news of a step. The service calls this; nothing may follow a terminal event."""
@@ -41,7 +43,35 @@ class Generation:
             self._failure = event.error or "the engine failed"
         else:
             self._events.append(event)
+        if event.finish_reason is not None:
+            self._images_read.set()
         self._wake.set()
+
+    def note_images(self, num_tokens: int) -> None:
+        """Its images are read: they are so many tokens of the prompt."""
+        self.prompt_tokens += num_tokens
+        self._images_read.set()
+
+    def refuse(self, error: InvalidRequest) -> None:
+        """Its images can't be taken; its terminal event follows."""
+        self._refusal = error
+
+    async def wait_images(self) -> None:
+        """Return when the images are read. Who stops waiting cancels the request.
+
+        Raises:
+            InvalidRequest: they can't be.
+            EngineFailed: the engine died of something else.
+        """
+        try:
+            await self._images_read.wait()
+        except BaseException:
+            self._cancel(self.request_id)
+            raise
+        if self._refusal is not None:
+            raise self._refusal
+        if self._failure is not None:
+            raise EngineFailed(self._failure, hint="send the request again")
 
     def __enter__(self) -> Generation:
         return self

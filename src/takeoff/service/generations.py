@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from takeoff.ipc.messages import Cancel, Submit
+from takeoff.errors import InvalidRequest
+from takeoff.ipc.messages import Cancel, ImagesRead, Submit
 from takeoff.observe.metrics import Metrics
 from takeoff.request import FinishReason, TokenEvent
 from takeoff.service.admission import Admission
@@ -47,6 +48,19 @@ class Generations:
             entry = self._journal.record(event)
             if entry is not None:
                 self._take(entry, event, now)
+
+    def take_images(self, message: ImagesRead) -> None:
+        """An engine has read the images of a request, or can't."""
+        entry = self._journal.find(message.request_id)
+        if entry is None:
+            return
+        if message.error is None:
+            entry.generation.note_images(message.num_tokens)
+            self._metrics.prompt_tokens.inc(message.num_tokens)
+            return
+        entry.generation.refuse(InvalidRequest(message.error, param="image_data"))
+        failed = FinishReason.FAILED
+        self.take([TokenEvent(request_id=message.request_id, finish_reason=failed, error=message.error)])
 
     def fail(self, error: str, reader: Reader | None = None) -> None:
         """End what `reader` has in work, or everything, as failed."""

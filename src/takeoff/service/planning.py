@@ -16,6 +16,7 @@ from takeoff.models.gguf import GgufFile, read_gguf
 from takeoff.models.lora import read_lora
 from takeoff.models.machine import Machine, read_machine
 from takeoff.models.plan import Plan, make_plan
+from takeoff.models.projector import read_projector
 from takeoff.models.store import Store, StoredModel
 from takeoff.request import Task
 from takeoff.service.reader import Launch
@@ -39,27 +40,50 @@ class Planner:
         self._folders = [folder.resolve() for folder in folders]
 
     def __call__(self, settings: ReaderSettings) -> Launch:
-        """The launch of a reader.
+        """The launch of a reader. Its adapters and projector lie below the folders, too.
 
         Raises:
-            ModelError: no such model here, or none that can be served.
+            ModelError: no such file here, or none that can be served.
             PlanError: it does not fit into the memory that is free now.
         """
-        return plan_reader(self._find(settings.model), settings, read_machine()).launch
+        model = self._find(settings.model)
+        loras = {name: str(self._file(path)) for name, path in settings.loras.items()}
+        mmproj = None if settings.mmproj is None else self._file(str(settings.mmproj))
+        confined = settings.model_copy(update={"loras": loras, "mmproj": mmproj})
+        return plan_reader(model, confined, read_machine()).launch
 
     def _find(self, name: str) -> StoredModel:
         stored = self._store.find(name)
         if stored is not None:
             return stored
+        path = self._below(name)
+        if path is not None:
+            return self._store.pull(str(path))
+        raise ModelError(
+            f"there is no model {name!r} in the store"
+            + (f" or below {self._places()}" if self._folders else ""),
+            hint="`takeoff pull` it first; `takeoff models` lists what is there",
+        )
+
+    def _file(self, name: str) -> Path:
+        path = self._below(name)
+        if path is None:
+            raise ModelError(
+                f"there is no file {name!r} below {self._places() or 'any folder: none is configured'}",
+                hint="serve with --repository-path, and name a file below it",
+            )
+        return path
+
+    def _below(self, name: str) -> Path | None:
+        """What `name` is below one of the folders, if it is there."""
         for folder in self._folders:
             path = (folder / name).resolve()
             if path.is_relative_to(folder) and path.exists():
-                return self._store.pull(str(path))
-        raise ModelError(
-            f"there is no model {name!r} in the store"
-            + (f" or below {', '.join(map(str, self._folders))}" if self._folders else ""),
-            hint="`takeoff pull` it first; `takeoff models` lists what is there",
-        )
+                return path
+        return None
+
+    def _places(self) -> str:
+        return ", ".join(map(str, self._folders))
 
 
 def plan_reader(model: StoredModel, settings: ReaderSettings, machine: Machine) -> Planned:
@@ -82,6 +106,8 @@ def _plan_encoder(
 ) -> Planned:
     if settings.loras:
         raise ModelError(f"{model.name} does not generate text: it takes no adapters", hint="leave loras out")
+    if settings.mmproj is not None:
+        raise ModelError(f"{model.name} does not generate text: it reads no images", hint="leave mmproj out")
     plan = make_encoder_plan(facts, settings, machine)
     load = LoadEncoder(
         model_path=str(model.path),
@@ -99,7 +125,8 @@ def _plan_generator(
     model: StoredModel, gguf: GgufFile, settings: ReaderSettings, machine: Machine
 ) -> Planned:
     loras = {name: read_lora(Path(path).expanduser(), gguf) for name, path in settings.loras.items()}
-    plan = make_plan(gguf, settings, machine, loras=list(loras.values()))
+    projector = None if settings.mmproj is None else read_projector(settings.mmproj.expanduser(), gguf)
+    plan = make_plan(gguf, settings, machine, loras=list(loras.values()), projector=projector)
     load = Load(
         model_path=str(model.path),
         n_slots=plan.n_slots,
@@ -114,6 +141,7 @@ def _plan_generator(
         cache_bytes=plan.cache_bytes,
         itl_slo_ms=settings.itl_slo_ms,
         loras=[Lora(name, str(lora.path)) for name, lora in loras.items()],
+        projector_path=None if projector is None else str(projector.path),
     )
     return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
 

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from takeoff.errors import InvalidRequest, PreparerFailed
 from takeoff.ipc.channel import ChannelClosed
@@ -26,8 +27,10 @@ from takeoff.ipc.messages import (
     Detokenize,
     Detokenized,
     FromPreparer,
+    Image,
     LoadFailed,
     LoadVocabulary,
+    PlacedImage,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -231,6 +234,7 @@ class Preparers:
         self._large = large
         self._trial = trial
         self._grammars: OrderedDict[Constraint, str] = OrderedDict()  # of the last constraints
+        self._images: WeakValueDictionary[bytes, Image] = WeakValueDictionary()  # of open requests
         self._ids = itertools.count()
 
     @property
@@ -247,18 +251,21 @@ class Preparers:
         max_tokens: int,
         *,
         keep_tokens: int | None = None,
-    ) -> list[int]:
-        """Token ids of a prompt, at most `max_tokens`; see `takeoff.prepare.prompt` for the rest.
+        images: Sequence[bytes] = (),
+    ) -> Prepared:
+        """A prompt of at most `max_tokens` tokens of text; see `takeoff.prepare.prompt` for the rest.
 
         Raises:
             InvalidRequest, PromptTooLong, PreparerFailed: see `Preparer.ask`; the first also for a
                 text that UTF-8 can't carry.
         """
         check_unicode(text)
-        question = Prepare(next(self._ids), text, chat_template, max_tokens, keep_tokens)
-        answer = await self._for(len(text)).ask(question)
+        question = Prepare(next(self._ids), text, chat_template, max_tokens, keep_tokens, list(images))
+        answer = await self._for(len(text) + sum(map(len, images))).ask(question)
         assert isinstance(answer, Prepared)
-        return answer.token_ids
+        return Prepared(
+            answer.ask_id, answer.token_ids, [self._held_once(placed) for placed in answer.images]
+        )
 
     async def tokenize(
         self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool
@@ -312,8 +319,13 @@ class Preparers:
             self._grammars.popitem(last=False)
         return grammar
 
+    def _held_once(self, placed: PlacedImage) -> PlacedImage:
+        """The same image of several open requests is in memory once."""
+        image = self._images.setdefault(placed.image.digest, placed.image)
+        return PlacedImage(image, placed.place)
+
     def _for(self, size: int) -> Preparer:
-        """Who answers a question over so many characters."""
+        """Who answers a question over so many characters, or bytes of images."""
         return self._large if size > LARGE_TEXT_CHARACTERS else self._short
 
     async def stop(self) -> None:

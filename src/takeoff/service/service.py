@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import itertools
 import logging
-import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from takeoff.errors import InvalidRequest, NotReady, PromptTooLong, TakeoffError
+from takeoff.errors import InvalidRequest, NotReady, TakeoffError
 from takeoff.ipc.messages import (
     ChatMessage,
     Encoded,
@@ -23,19 +20,20 @@ from takeoff.ipc.messages import (
     EncoderDetokenized,
     EncoderTokenized,
     Heartbeat,
+    ImagesRead,
     Step,
-    Submit,
     Tokenized,
 )
 from takeoff.observe.metrics import Metrics
-from takeoff.request import EncodeRequest, Encoding, Request, Task, describe
+from takeoff.request import EncodeRequest, Encoding, Request, Task
 from takeoff.service.admission import Admission
-from takeoff.service.encodings import CHARACTERS_PER_TOKEN, Encodings
+from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import FromAny
 from takeoff.service.fleet import Fleet, PlanReader, checked_live
 from takeoff.service.generation import Generation
 from takeoff.service.generations import Generations
-from takeoff.service.preparer import Preparers, TemplateUse, check_unicode
+from takeoff.service.intake import Intake, preparers, template_use
+from takeoff.service.preparer import check_unicode
 from takeoff.service.reader import Commands, Launch, Reader, ReaderCalls, ReaderState
 from takeoff.service.tally import Tally
 from takeoff.settings import ReaderSettings, Settings
@@ -63,7 +61,7 @@ class Service:
         self._tally = Tally(self._admission, metrics)
         self._generations = Generations(self._admission, self._tally, metrics)
         self._encodings = Encodings(self._admission, self._tally)
-        self._request_ids = itertools.count(1)
+        self._intake = Intake(self._admission)
         calls = ReaderCalls(
             on_message=self._take,
             on_death=self._reader_died,
@@ -191,19 +189,21 @@ class Service:
             InvalidRequest, PromptTooLong: it can never succeed.
             Overloaded: too much is open or waiting.
             PreparerFailed: the prompt could not be prepared.
+            EngineFailed: the engine died while it read an image.
         """
         arrived_at = time.monotonic()
         with self._entered():
             while True:
                 reader = await self._fleet.live_reader(request.group, Task.GENERATE)
-                grammar = await _tried_grammar(request, reader)
-                token_ids = await self._prepare(request, reader)
+                submit = await self._intake.submit(request, reader)
                 if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
                     break
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
-            submit = self._submit(request, token_ids, grammar, reader)
-            return self._generations.accept(submit, reader, arrived_at)
+            generation = self._generations.accept(submit, reader, arrived_at)
+        if submit.images:
+            await generation.wait_images()
+        return generation
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Embed or classify texts.
@@ -234,15 +234,15 @@ class Service:
         if reader.task is not Task.GENERATE:
             check_unicode(text)
             return await self._encodings.tokenize(reader, text, skip_special_tokens=skip_special_tokens)
-        template = _template_use(use_chat_template, default="off")
-        return await _preparers(reader).tokenize(text, template, skip_special_tokens=skip_special_tokens)
+        template = template_use(use_chat_template, default="off")
+        return await preparers(reader).tokenize(text, template, skip_special_tokens=skip_special_tokens)
 
     async def detokenize(self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool) -> str:
         """The text that tokens stand for. Raises as `tokenize`."""
         reader = checked_live(self._fleet.reader(reader_id))
         if reader.task is not Task.GENERATE:
             return await self._encodings.detokenize(reader, tokens, skip_special_tokens=skip_special_tokens)
-        return await _preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
+        return await preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
 
     async def render_chat(
         self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool
@@ -252,7 +252,7 @@ class Service:
         if reader.task is not Task.GENERATE:
             raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
         messages = [[ChatMessage(*message) for message in each] for each in conversations]
-        return await _preparers(reader).render_chat(messages, add_generation_prompt=add_generation_prompt)
+        return await preparers(reader).render_chat(messages, add_generation_prompt=add_generation_prompt)
 
     # --- a request, step by step -----------------------------------------------------------------
 
@@ -271,54 +271,14 @@ class Service:
             self.metrics.refused.labels(exc.code).inc()
             raise
 
-    async def _prepare(self, request: Request, reader: Reader) -> list[int]:
-        """The prompt's token ids. What waits to be tokenised counts as queued, by a guess."""
-        if not request.prompt:
-            raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
-        if not isinstance(request.prompt, str):
-            return _checked_prompt(request.prompt, reader)
-        guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
-        self._admission.enqueue(guess)
-        try:
-            return await _preparers(reader).prepare(
-                request.prompt,
-                _template_use(request.chat_template, default=reader.settings.chat_template),
-                reader.n_ctx_slot - 1,
-                keep_tokens=request.keep_tokens,
-            )
-        finally:
-            self._admission.dequeue(guess, served=False)
-
-    def _submit(self, request: Request, token_ids: list[int], grammar: str | None, reader: Reader) -> Submit:
-        """The request in the engine's words: with a seed, and a length that the context has room for."""
-        _check_ids(token_ids, reader, "prompt")
-        _check_ids(request.sampling.logit_bias, reader, "logit_bias")
-        sampling = request.sampling
-        room = reader.n_ctx_slot - len(token_ids)
-        submit = Submit(
-            request_id=next(self._request_ids),
-            prompt_token_ids=token_ids,
-            sampling=dataclasses.replace(
-                sampling,
-                max_new_tokens=min(sampling.max_new_tokens or room, room),
-                seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-                constraint=None,  # its grammar goes instead
-            ),
-            tenant=request.tenant,
-            grammar=grammar,
-            lora=_checked_lora(request.lora_id, reader),
-        )
-        logger.debug(
-            "request %d: %d tokens, %s", submit.request_id, len(token_ids), describe(submit.sampling)
-        )
-        return submit
-
     # --- what the readers say --------------------------------------------------------------------
 
     def _take(self, reader: Reader, message: FromAny) -> None:
         match message:
             case Step(events=events):
                 self._generations.take(events)
+            case ImagesRead():
+                self._generations.take_images(message)
             case Encoded() | EncodeFailed() | EncoderTokenized() | EncoderDetokenized():
                 self._encodings.take(message)
             case Heartbeat():
@@ -338,52 +298,3 @@ class Service:
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
             raise NotReady("the server is shutting down")
-
-
-def _preparers(reader: Reader) -> Preparers:
-    assert reader.preparers is not None, "a reader that generates has preparers"
-    return reader.preparers
-
-
-async def _tried_grammar(request: Request, reader: Reader) -> str | None:
-    """The grammar of the request's constraint; None if it has none. Raises as `try_constraint`."""
-    constraint = request.sampling.constraint
-    if constraint is None:
-        return None
-    if reader.settings.constrained_decoding_backend == "none":
-        raise InvalidRequest(
-            f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
-        )
-    return await _preparers(reader).try_constraint(constraint)
-
-
-def _template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:
-    if wanted is None:
-        return default
-    return "on" if wanted else "off"
-
-
-def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:
-    if len(token_ids) >= reader.n_ctx_slot:
-        raise PromptTooLong.beyond(len(token_ids), reader.n_ctx_slot, param="prompt")
-    return list(token_ids)
-
-
-def _checked_lora(name: str | None, reader: Reader) -> str | None:
-    names = [lora.name for lora in reader.load.loras]
-    if name is not None and name not in names:
-        raise InvalidRequest(
-            f"the reader {reader.reader_id} has no adapter {name!r}, only {', '.join(names) or 'none'}",
-            param="lora_id",
-        )
-    return name
-
-
-def _check_ids(token_ids: Iterable[int], reader: Reader, param: str) -> None:
-    """Raise InvalidRequest for an id that the loaded vocabulary has not: to the engine it would be fatal."""
-    n_vocab = reader.loaded.n_vocab
-    for token_id in token_ids:
-        if not 0 <= token_id < n_vocab:
-            raise InvalidRequest(
-                f"{param} has the token id {token_id}, and the vocabulary ends at {n_vocab - 1}", param=param
-            )

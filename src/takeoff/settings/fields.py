@@ -50,6 +50,9 @@ class ReaderSettings(BaseModel):
         "auto", description="Where the model runs; 'cuda' fails where there is no GPU, 'auto' does not"
     )
     loras: Adapters = Field({}, description="LoRA adapters to load with the model, as name=path,name=path")
+    mmproj: FilePath | None = Field(
+        None, description="GGUF projector (mmproj) of a vision model: with it the model reads images"
+    )
     access_token: str | None = Field(
         None,
         min_length=1,

@@ -30,7 +30,8 @@ from takeoff.settings.names import (
 
 Model = TypeVar("Model", bound=ReaderSettings)
 
-NOT_INHERITED = frozenset({"model", "consumer_group", "loras"})  # a reader added later brings its own
+# A reader added later brings its own.
+NOT_INHERITED = frozenset({"model", "consumer_group", "loras", "mmproj"})
 
 
 @dataclass(frozen=True, slots=True)

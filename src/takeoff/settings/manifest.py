@@ -27,7 +27,7 @@ CONTAINER_MANIFEST = Path("/code/config.yaml")
 ENTRY_KEYS = ("server_config", "readers_config")
 READER_KEYS = KnownKeys(frozenset(ReaderSettings.model_fields), READER_NAMES, READER_WITHOUT_EFFECT)
 SERVER_KEYS = KnownKeys(
-    frozenset(Settings.model_fields) - IDENTITY - RESULTS - {"manifest", "loras"},
+    frozenset(Settings.model_fields) - IDENTITY - RESULTS - {"manifest", "loras", "mmproj"},
     {key: name for key, name in READER_NAMES.items() if name not in IDENTITY} | dict(SERVER_NAMES),
     SERVER_WITHOUT_EFFECT,
 )

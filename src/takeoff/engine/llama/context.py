@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from takeoff.engine.llama.adapters import Adapters
 from takeoff.engine.llama.library import load_model
+from takeoff.engine.llama.projector import MtmdProjector
 from takeoff.engine.llama.rows import Rows
 from takeoff.engine.llama.vocabulary import token_to_piece, tokenize
 from takeoff.errors import EngineFailed, ModelError
@@ -39,6 +41,8 @@ class LlamaContext:
             ModelError: llama.cpp refused a file, or memory for the context was not to be had.
         """
         self._model = self._context = None
+        self._projector: MtmdProjector | None = None
+        self._uses_gpu, self._n_ubatch = load.n_gpu_layers > 0, load.n_ubatch
         self._model = load_model(load.model_path, n_gpu_layers=load.n_gpu_layers, on_progress=on_progress)
         self._adapters = Adapters(self._model, load.loras)
         self._context = _make_context(self._model, load)
@@ -60,6 +64,7 @@ class LlamaContext:
         """Compute `work` with one adapter or none, in one call; the GIL is released for the whole of it.
 
         Slots must be rising in `work`: llama.cpp cuts a call wherever slot ids are not consecutive.
+        Rows of an image must be alone.
 
         Returns:
             [number of work items that want logits, n_vocab] float32, in the order of `work`;
@@ -72,7 +77,12 @@ class LlamaContext:
         """
         self._adapters.use(self._context, lora)
         num_outputs = self._batch.fill(work)
+        image = work[0].image
+        if image is not None and image.sees_itself:
+            C.llama_set_causal_attn(self._context, False)
         code = C.llama_decode(self._context, self._batch.struct)
+        if image is not None and image.sees_itself:
+            C.llama_set_causal_attn(self._context, True)
         if code != 0:
             raise EngineFailed(f"llama_decode returned {code} for {self._batch.struct.n_tokens} tokens")
         if num_outputs == 0:
@@ -136,7 +146,21 @@ class LlamaContext:
             pieces, self.eog_token_ids, partial(tokenize, self._vocab, add_special=False)
         )
 
+    def open_projector(self, path: str, *, n_threads: int) -> MtmdProjector:
+        """The projector that makes vectors of images for this model; to be closed before the model.
+
+        Raises:
+            ModelError: see `MtmdProjector`.
+        """
+        assert self._model is not None, "closed"
+        self._projector = MtmdProjector(
+            path, self._model, n_threads=n_threads, use_gpu=self._uses_gpu, max_whole=self._n_ubatch
+        )
+        return self._projector
+
     def close(self) -> None:
+        if self._projector is not None:
+            self._projector.close()
         if self._context is not None:
             C.llama_free(self._context)
             self._context = None
@@ -170,10 +194,20 @@ class _Batch:
 
     def fill(self, work: Sequence[Rows]) -> int:
         """Write `work` as consecutive rows; returns how many rows want logits."""
+        image = work[0].image
+        if image is None:
+            self.struct.token, self.struct.embd = _pointer(self._tokens, C.llama_token), _null(ctypes.c_float)
+        else:
+            self._vectors = np.ascontiguousarray(image.vectors)  # kept alive for the call
+            self.struct.token, self.struct.embd = (
+                _null(C.llama_token),
+                _pointer(self._vectors, ctypes.c_float),
+            )
         start = num_outputs = 0
         for rows in work:
             end = start + len(rows.token_ids)
-            self._tokens[start:end] = rows.token_ids
+            if image is None:
+                self._tokens[start:end] = rows.token_ids
             self._positions[start:end] = np.arange(rows.pos, rows.pos + end - start)
             self._slots[start:end] = rows.slot
             self._wanted[start:end] = 0
@@ -206,8 +240,15 @@ def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
     return context
 
 
-def _pointer(array: NDArray[np.int32] | NDArray[np.int8], ctype: type[ctypes._SimpleCData[int]]) -> object:
+def _pointer(
+    array: NDArray[np.int32] | NDArray[np.int8] | NDArray[np.float32],
+    ctype: type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[float]],
+) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(ctype))
+
+
+def _null(ctype: type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[float]]) -> Any:
+    return ctypes.POINTER(ctype)()
 
 
 def _bytes_pointer(array: NDArray[np.uint8]) -> object:

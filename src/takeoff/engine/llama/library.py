@@ -21,7 +21,7 @@ _GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 
 
 @C.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _user_data: object) -> None:
+def log_callback(level: int, text: bytes, _user_data: object) -> None:
     """llama.cpp's own lines, at the level they came with; its information is our debugging."""
     line = text.decode("utf-8", "replace").rstrip()
     expected = line.endswith(_EXPECTED_WARNING)
@@ -42,7 +42,7 @@ def load_model(
         on_progress(share)
         return True
 
-    C.llama_log_set(_log, None)
+    C.llama_log_set(log_callback, None)
     C.llama_backend_init()
     load_backends()
     params = C.llama_model_default_params()

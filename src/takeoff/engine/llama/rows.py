@@ -10,18 +10,39 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
+from takeoff.ipc.messages import Image
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """A part of an image as the model takes it."""
+
+    vectors: NDArray[np.float32]  # [n, n_embd]
+    sees_itself: bool  # its tokens attend to each other: computed in one call, without the causal mask
+
+
+Piece = list[int] | ImageTokens  # the model's own tokens around an image, and the image
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Consecutive tokens of one slot, as one call computes them.
 
-    `pos` is the position of the first token; only the last token's logits are wanted, if any.
+    `pos` is the position of the first token; only the last token's logits are wanted, if any. Of an
+    image `image` has the vectors, one for each of `token_ids`: it is computed in a call of its own.
     """
 
     slot: int
     pos: int
     token_ids: Sequence[int]
     wants_logits: bool
+    image: ImageTokens | None = None
+
+
+class Projector(Protocol):
+    """Documented at `MtmdProjector`."""
+
+    def read(self, image: Image) -> list[Piece]: ...
 
 
 class Kernels(Protocol):
@@ -45,4 +66,5 @@ class Kernels(Protocol):
     def restore(self, slot: int, source: NDArray[np.uint8]) -> None: ...
     def piece(self, token_id: int) -> bytes: ...
     def constraint_tokenizer(self) -> LLTokenizer: ...
+    def open_projector(self, path: str, *, n_threads: int) -> Projector: ...
     def close(self) -> None: ...

@@ -1,0 +1,136 @@
+"""From a request to what the engine is told: token ids, a grammar, images, a seed, a length that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import secrets
+from collections.abc import Iterable
+
+from takeoff.errors import InvalidRequest, PromptTooLong
+from takeoff.ipc.messages import Prepared, Submit
+from takeoff.request import Request, describe
+from takeoff.service.admission import Admission
+from takeoff.service.encodings import CHARACTERS_PER_TOKEN
+from takeoff.service.preparer import Preparers, TemplateUse
+from takeoff.service.reader import Reader
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Numbers requests and prepares them for a reader."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._request_ids = itertools.count(1)
+
+    async def submit(self, request: Request, reader: Reader) -> Submit:
+        """The request in the engine's words.
+
+        Raises:
+            InvalidRequest, PromptTooLong: it can never succeed.
+            Overloaded: too much waits.
+            PreparerFailed: the prompt could not be prepared.
+        """
+        if request.images and reader.load.projector_path is None:
+            raise InvalidRequest(
+                f"the reader {reader.reader_id} reads no images: its model has no projector",
+                param="image_data",
+                hint="send text only, or serve a vision model with --mmproj",
+            )
+        grammar = await _tried_grammar(request, reader)
+        prepared = await self._prepare(request, reader)
+        token_ids, sampling = prepared.token_ids, request.sampling
+        _check_ids(token_ids, reader, "prompt")
+        _check_ids(sampling.logit_bias, reader, "logit_bias")
+        room = reader.n_ctx_slot - len(token_ids)
+        submit = Submit(
+            request_id=next(self._request_ids),
+            prompt_token_ids=token_ids,
+            sampling=dataclasses.replace(
+                sampling,
+                max_new_tokens=min(sampling.max_new_tokens or room, room),
+                seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+                constraint=None,  # its grammar goes instead
+            ),
+            tenant=request.tenant,
+            grammar=grammar,
+            lora=_checked_lora(request.lora_id, reader),
+            images=prepared.images,
+        )
+        logger.debug(
+            "request %d: %d tokens, %s", submit.request_id, len(token_ids), describe(submit.sampling)
+        )
+        return submit
+
+    async def _prepare(self, request: Request, reader: Reader) -> Prepared:
+        """The prompt. What waits to be tokenised counts as queued, by a guess."""
+        if not request.prompt:
+            raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
+        if not isinstance(request.prompt, str):
+            return Prepared(0, _checked_prompt(request.prompt, reader))
+        guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
+        self._admission.enqueue(guess)
+        try:
+            return await preparers(reader).prepare(
+                request.prompt,
+                template_use(request.chat_template, default=reader.settings.chat_template),
+                reader.n_ctx_slot - 1,
+                keep_tokens=request.keep_tokens,
+                images=request.images,
+            )
+        finally:
+            self._admission.dequeue(guess, served=False)
+
+
+def preparers(reader: Reader) -> Preparers:
+    """Of a reader that generates."""
+    assert reader.preparers is not None, "a reader that generates has preparers"
+    return reader.preparers
+
+
+def template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:
+    """What a request's wish for the chat template means; None: the default."""
+    if wanted is None:
+        return default
+    return "on" if wanted else "off"
+
+
+async def _tried_grammar(request: Request, reader: Reader) -> str | None:
+    """The grammar of the request's constraint; None if it has none. Raises as `try_constraint`."""
+    constraint = request.sampling.constraint
+    if constraint is None:
+        return None
+    if reader.settings.constrained_decoding_backend == "none":
+        raise InvalidRequest(
+            f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
+        )
+    return await preparers(reader).try_constraint(constraint)
+
+
+def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:
+    if len(token_ids) >= reader.n_ctx_slot:
+        raise PromptTooLong.beyond(len(token_ids), reader.n_ctx_slot, param="prompt")
+    return list(token_ids)
+
+
+def _checked_lora(name: str | None, reader: Reader) -> str | None:
+    names = [lora.name for lora in reader.load.loras]
+    if name is not None and name not in names:
+        raise InvalidRequest(
+            f"the reader {reader.reader_id} has no adapter {name!r}, only {', '.join(names) or 'none'}",
+            param="lora_id",
+        )
+    return name
+
+
+def _check_ids(token_ids: Iterable[int], reader: Reader, param: str) -> None:
+    """Raise InvalidRequest for an id that the loaded vocabulary has not: to the engine it would be fatal."""
+    n_vocab = reader.loaded.n_vocab
+    for token_id in token_ids:
+        if not 0 <= token_id < n_vocab:
+            raise InvalidRequest(
+                f"{param} has the token id {token_id}, and the vocabulary ends at {n_vocab - 1}", param=param
+            )

@@ -1,0 +1,126 @@
+"""Images through the real doors: the default model with a projector of random weights."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image as Pillow
+from tests.cli.test_serve import LIMIT_S
+from tests.clients.doors import HOST, chat_reader, serving_manifest, write_manifest
+from tests.e2e.processes import ended, metric, wait_until
+from tests.http.test_sse import parsed
+from tests.models.vision_files import NUM_TOKENS, write_projector
+
+CONTEXT = 256
+QUESTION = "What is in this picture?"
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", (80, 60), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+RED, BLUE = png((250, 10, 10)), png((10, 10, 250))
+
+
+class Door:
+    """One server: `seeing` reads images, `primary` does not."""
+
+    def __init__(self, takeoff: str, front: str) -> None:
+        self.takeoff, self.front = takeoff, front
+
+    def post(self, path: str, image: bytes, **fields: Any) -> requests.Response:
+        body = {"text": QUESTION, "max_new_tokens": 12, "consumer_group": "seeing"} | fields
+        parts = {"json_data": (None, json.dumps(body)), "image_data": ("a.png", image)}
+        return requests.post(self.takeoff + path, files=parts, timeout=LIMIT_S, stream=True)
+
+    def answer(self, image: bytes, **fields: Any) -> Any:
+        answer = self.post("/image_generate", image, **fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> Iterator[Door]:
+    folder = tmp_path_factory.mktemp("images")
+    projector = write_projector(folder / "mmproj.gguf", n_embd=576)
+    small = {"max_batch_size": 2, "max_sequence_length": CONTEXT}
+    readers = {
+        "seeing": chat_reader(smollm2_path, mmproj=projector, **small) | {"consumer_group": "seeing"},
+        "plain": chat_reader(smollm2_path, **small),
+    }
+    with serving_manifest(write_manifest(folder, readers)) as (server, doors):
+        front = server.wait_ready()
+        assert "images   " in server.said
+        yield Door(f"{HOST}:{doors.takeoff}", front)
+
+
+def test_the_answer_depends_on_the_image_and_a_stream_joins_to_it(door: Door) -> None:
+    red, blue = door.answer(RED)["text"], door.answer(BLUE)["text"]
+    assert red != blue
+    for image, text in ((RED, red), (BLUE, blue)):
+        assert door.answer(image)["text"] == text
+        streamed = door.post("/image_generate_stream", image)
+        assert "".join(data for _, data in parsed(streamed.iter_content(5))) == text
+
+
+def test_an_image_counts_as_tokens_and_is_found_again(door: Door) -> None:
+    text = "Describe the weather there."
+    words = requests.post(
+        f"{door.takeoff}/tokenize/seeing", json={"text": text, "use_chat_template": True}, timeout=LIMIT_S
+    ).json()["tokens_count"]
+    green = png((10, 250, 10))
+    first = door.answer(green, text=text, return_metadata=True)["metadata"]
+    assert first["prompt_tokens"] == words + NUM_TOKENS["mlp"]
+    again = door.answer(green, text=text, return_metadata=True)["metadata"]
+    assert again["cached_tokens"] >= NUM_TOKENS["mlp"]
+
+
+def test_a_list_of_texts_asks_the_same_image(door: Door) -> None:
+    alone = [door.answer(RED, text=text)["text"] for text in (QUESTION, "Which colour?")]
+    assert door.answer(RED, text=[QUESTION, "Which colour?"]) == {"text": alone}
+
+
+def test_a_constraint_holds_for_an_answer_to_an_image(door: Door) -> None:
+    assert door.answer(BLUE, regex_string="(red|blue)")["text"] in ("red", "blue")
+
+
+def test_a_model_without_a_projector_says_so(door: Door) -> None:
+    for path in ("/image_generate", "/image_generate_stream"):
+        answer = door.post(path, RED, consumer_group="primary")
+        assert answer.status_code == 400
+        assert "the reader plain reads no images: its model has no projector" in answer.text
+        assert "--mmproj" in answer.text
+
+
+def test_bad_images_are_the_clients_fault_and_the_server_goes_on(door: Door) -> None:
+    for image, message in [
+        (b"hello", "the image can't be read"),
+        (RED[:-20], "the image can't be read"),
+    ]:
+        for path in ("/image_generate", "/image_generate_stream"):
+            answer = door.post(path, image)
+            assert (answer.status_code, message in answer.text) == (400, True), answer.text
+    long = " ".join(["word"] * (CONTEXT - NUM_TOKENS["mlp"] - 10))
+    for path in ("/image_generate", "/image_generate_stream"):
+        answer = door.post(path, RED, text=long)
+        assert answer.status_code == 400
+        assert f"but a sequence holds {CONTEXT}" in answer.text
+    assert door.post("/image_generate", RED, prompt_max_tokens=20).status_code == 400
+    assert door.answer(RED)["text"] == door.answer(RED)["text"]
+
+
+def test_whoever_leaves_frees_the_slot(door: Door) -> None:
+    before = ended(door.front)["cancelled"]
+    answer = door.post("/image_generate_stream", RED, max_new_tokens=150, text="Tell a long story.")
+    next(answer.iter_content(8))
+    answer.close()
+    wait_until(lambda: ended(door.front)["cancelled"] == before + 1, "the cancellation")
+    wait_until(lambda: metric(door.front, "takeoff_requests_open") == 0, "no request is open")

@@ -1,0 +1,56 @@
+"""Readers that a stranger asks for: files come from the store, from below the folders, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.models.tiny_gguf import write_tiny_gguf
+from tests.models.vision_files import write_projector
+
+from takeoff.errors import ModelError
+from takeoff.ipc.messages import Load
+from takeoff.models.store import Store
+from takeoff.service.planning import Planner
+from takeoff.settings import ReaderSettings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Models that readers may be made of; beside it lies a file that is nobody's business."""
+    inside = tmp_path / "models"
+    inside.mkdir()
+    write_tiny_gguf(inside / "tiny.gguf")
+    write_projector(inside / "mmproj.gguf", n_embd=32)
+    (tmp_path / "secret").write_text("sesame opens it")
+    (inside / "link").symlink_to(tmp_path / "secret")
+    return inside
+
+
+def planner(folder: Path) -> Planner:
+    return Planner(Store(folder.parent / "store"), [folder])
+
+
+def test_a_model_and_its_projector_are_found_below_the_folders(folder: Path) -> None:
+    launch = planner(folder)(ReaderSettings(model="tiny.gguf", mmproj=Path("mmproj.gguf")))
+    assert isinstance(launch.load, Load)
+    assert launch.load.projector_path == str(folder / "mmproj.gguf")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "missing.gguf"])
+@pytest.mark.parametrize("field", ["model", "mmproj", "lora"])
+def test_no_other_file_is_read_and_none_is_told_of(folder: Path, field: str, name: str) -> None:
+    settings = {
+        "model": ReaderSettings(model=name),
+        "mmproj": ReaderSettings(model="tiny.gguf", mmproj=Path(name)),
+        "lora": ReaderSettings(model="tiny.gguf", loras={"one": name}),
+    }[field]
+    with pytest.raises(ModelError, match=r"there is no (model|file) .* below") as refusal:
+        planner(folder)(settings)
+    assert "sesame" not in refusal.value.told
+
+
+def test_without_folders_no_file_can_be_named(folder: Path) -> None:
+    planner = Planner(Store(folder.parent / "store"), [])
+    with pytest.raises(ModelError, match="there is no model"):
+        planner(ReaderSettings(model=str(folder / "tiny.gguf")))
