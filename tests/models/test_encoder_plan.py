@@ -10,7 +10,7 @@ from tests.models.hf_folder import write_folder, write_json
 
 from takeoff.errors import PlanError
 from takeoff.models.encoder import EncoderModel, read_encoder
-from takeoff.models.encoder_plan import make_encoder_plan, max_batch_tokens
+from takeoff.models.encoder_plan import batch_tokens, make_encoder_plan
 from takeoff.models.machine import Machine
 from takeoff.settings import ReaderSettings
 
@@ -32,7 +32,7 @@ def test_the_plan_of_a_small_model_by_hand(model: EncoderModel) -> None:
     made = plan(model)
     assert (made.n_threads, made.max_batch_size, made.max_tokens) == (4, 32, 256)
     assert made.weights_bytes == model.file_bytes
-    tokens = 4 * 512
+    tokens = 4 * 128
     assert made.compute_bytes == 4 * tokens * (8 * 4 + 2 * 8) + 8 * 1 * tokens * 256
     assert any("32 texts at once" in line for line in made.lines())
 
@@ -42,9 +42,10 @@ def test_what_was_named_is_kept(model: EncoderModel) -> None:
     assert (made.n_threads, made.max_batch_size, made.max_tokens) == (1, 5, 512)
 
 
-def test_one_text_of_full_length_always_fits_into_a_batch() -> None:
-    assert max_batch_tokens(1, 256) == 512
-    assert max_batch_tokens(1, 8192) == 8192
+def test_memory_is_planned_for_a_text_longer_than_what_several_share_a_call_of(model: EncoderModel) -> None:
+    assert batch_tokens(3) == 384
+    made = plan(model, context=512, threads=3)
+    assert made.compute_bytes == 4 * 512 * (8 * 4 + 2 * 8) + 8 * 1 * 512 * 512
 
 
 def test_more_positions_than_there_are_is_refused(model: EncoderModel) -> None:

@@ -41,6 +41,13 @@ def test_the_engines_sums_go_on_growing_over_a_restart() -> None:
     assert value(metrics, "takeoff_engine_restarts_total") == 1.0
 
 
+def test_the_batches_of_encoders_are_counted_and_timed_as_steps_are() -> None:
+    metrics = Metrics()
+    metrics.observe_heartbeat("r1", beat(encode_calls=4, encode_seconds=0.5, encode_tokens=900))
+    names = ("calls", "seconds", "tokens")
+    assert [value(metrics, f"takeoff_step_{name}_total", kind="encode") for name in names] == [4, 0.5, 900]
+
+
 def test_the_dashboards_names_say_what_happened_by_group_and_route() -> None:
     metrics = Metrics()
     metrics.observe_http("POST", "/tokenize/:reader_id", 200, 0.25)

@@ -12,7 +12,7 @@ from takeoff.observe.dashboards import TTFT_BUCKETS_S, Dashboards
 from takeoff.request import FinishReason
 
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
-STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move")
+STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move", "encode")
 
 
 class Metrics:

@@ -59,10 +59,10 @@ class Counting:
 
 
 class Rig:
-    def __init__(self, max_batch_size: int = 8) -> None:
+    def __init__(self, max_batch_size: int = 8, model: Counting | None = None) -> None:
         self.sent: list[FromEncoder] = []
         self.now = 100.0
-        self.model = Counting()
+        self.model = model or Counting()
         load = LoadEncoder("", Task.EMBED, 1, max_batch_size, 0.010, None)
         self.encoder = Encoder(load, self.model, self.sent.append, lambda: self.now)
 
@@ -104,6 +104,20 @@ def test_a_request_over_several_batches_is_answered_once_whole() -> None:
     (answer,) = rig.sent
     assert [row[0] for row in vectors(answer)] == [1, 2, 3, 1, 2]
     assert rig.model.batches == [2, 2, 1]
+
+
+def test_short_texts_share_a_call_of_few_tokens_however_long_a_text_the_model_takes() -> None:
+    """A call holds the cores until it ends."""
+
+    class Long(Counting):
+        max_tokens = 8_192
+
+    rig = Rig(model=Long())
+    rig.ask(1, *["a " * 40] * 7, "a " * 500)
+    rig.run()
+    assert rig.model.batches == [1, 3, 3, 1]
+    (answer,) = rig.sent
+    assert [row[0] for row in vectors(answer)] == [40] * 7 + [500]
 
 
 def test_a_text_too_long_is_refused_with_both_numbers_and_its_place() -> None:

@@ -29,7 +29,7 @@ from takeoff.ipc.messages import (
     LoadEncoder,
 )
 from takeoff.ipc.turns import Turns
-from takeoff.models.encoder_plan import max_batch_tokens
+from takeoff.models.encoder_plan import batch_tokens
 from takeoff.request import Text
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,7 @@ class Encoder:
         self._send = send
         self._clock = clock
         self._turns = Turns(load.turns_fd)
-        batch_tokens = max_batch_tokens(load.n_threads, model.max_tokens)
-        self._batcher = Batcher(load.max_batch_size, batch_tokens, load.batch_duration_s)
+        self._batcher = Batcher(load.max_batch_size, batch_tokens(load.n_threads), load.batch_duration_s)
         self._open: dict[int, _Open] = {}
 
     @property
