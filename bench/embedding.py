@@ -4,6 +4,7 @@ python bench/embedding.py [FOLDER] [--texts 256] [--batch 32] [--rounds 5]
 
 FOLDER is of the HF layout; default: MiniLM of the store. The bare loop tokenises and pads batches of the
 texts in their given order, runs them and pools; `sorted` does so by length, which needs all texts at once.
+`http` is a server of its own, asked for as many texts at once on /v1/embeddings by two clients.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import requests
 import tokenizers
+from server import Server
 
 from takeoff.engine.encoder.encoder import Encoder
 from takeoff.engine.encoder.process import load_model
@@ -81,6 +85,24 @@ class Bare:
         self.embed(sorted(texts, key=len))
 
 
+class OverHttp:
+    """A server, and two clients that ask for batches; stop it."""
+
+    def __init__(self, folder: Path, batch: int) -> None:
+        self.server = Server("--model", str(folder), "--log-level", "warning")
+        self.batch = batch
+
+    def embed(self, texts: list[str]) -> None:
+        batches = [texts[start : start + self.batch] for start in range(0, len(texts), self.batch)]
+        with ThreadPoolExecutor(2) as clients:
+            assert sum(clients.map(self._ask, batches)) == len(texts)
+
+    def _ask(self, texts: list[str]) -> int:
+        answer = requests.post(f"{self.server.url}/v1/embeddings", json={"input": texts}, timeout=60)
+        answer.raise_for_status()
+        return len(answer.json()["data"])
+
+
 class Ours:
     """An encoder in this process; every text a request of its own."""
 
@@ -109,25 +131,29 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Store(Settings().store).pull("minilm").path
     texts = make_texts(options.texts)
-    bare = Bare(folder, options.batch)
+    bare, http = Bare(folder, options.batch), OverHttp(folder, options.batch)
     ways: dict[str, Callable[[list[str]], None]] = {
         "ours": Ours(folder, options.batch).embed,
+        "http": http.embed,
         "bare": bare.embed,
         "sorted": bare.embed_sorted,
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(texts[:64])
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way(texts)
-            rates[name].append(len(texts) / (time.perf_counter() - started))
+    try:
+        for way in ways.values():
+            way(texts[:64])
+        for _ in range(options.rounds):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way(texts)
+                rates[name].append(len(texts) / (time.perf_counter() - started))
+    finally:
+        http.server.stop()
     for name, values in rates.items():
-        ratios = [ours / value for ours, value in zip(rates["ours"], values, strict=True)]
+        ratios = [value / base for value, base in zip(values, rates["bare"], strict=True)]
         print(
-            f"{name:7} {statistics.median(values):7.1f} texts/s   "
-            f"ours is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{name:7} {statistics.median(values):7.1f} texts/s, "
+            f"{statistics.median(ratios):.2f} x bare ({min(ratios):.2f} to {max(ratios):.2f})"
         )
 
 
