@@ -17,6 +17,8 @@ from tests.e2e.processes import ended, metric, wait_until
 from tests.http.test_sse import parsed
 from tests.models.vision_files import NUM_TOKENS, write_projector
 
+from takeoff.service.intake import MAX_OPEN_IMAGES
+
 CONTEXT = 256
 QUESTION = "What is in this picture?"
 
@@ -124,3 +126,18 @@ def test_whoever_leaves_frees_the_slot(door: Door) -> None:
     answer.close()
     wait_until(lambda: ended(door.front)["cancelled"] == before + 1, "the cancellation")
     wait_until(lambda: metric(door.front, "takeoff_requests_open") == 0, "no request is open")
+
+
+def test_more_different_images_than_may_be_open_are_told_to_come_again(door: Door) -> None:
+    answers: list[requests.Response] = []
+    try:
+        for number in range(MAX_OPEN_IMAGES + 1):
+            image = png((number, 200, 9))
+            answers += [door.post("/image_generate_stream", image, max_new_tokens=150, text="Go on.")]
+        assert [answer.status_code for answer in answers] == [200] * MAX_OPEN_IMAGES + [429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+    finally:
+        for answer in answers:
+            answer.close()
+    wait_until(lambda: metric(door.front, "takeoff_requests_open") == 0, "no request is open")
+    assert door.answer(png((0, 200, 99)))["text"]

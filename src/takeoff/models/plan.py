@@ -18,7 +18,7 @@ LEAST_CONTEXT = 2_048  # by default slots are given up before context falls belo
 KV_ELEMENT_BYTES = 2  # f16
 CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this (llama-context.cpp, GGML_PAD)
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
-IMAGE_BYTES = 96 << 20  # beside a projector: vectors of the last images, images on their way
+IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
 
 # Every n-th layer of these looks at the whole context, the others slide.

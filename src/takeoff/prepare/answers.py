@@ -9,6 +9,7 @@ from takeoff.ipc.messages import (
     ConstraintTried,
     Detokenize,
     Detokenized,
+    Image,
     PlacedImage,
     Prepare,
     Prepared,
@@ -35,6 +36,7 @@ class Answerer:
         self._tokenizer = tokenizer
         self._trial = ConstraintTrial(tokenizer.for_constraints()) if tries_constraints else None
         self._builder = PromptBuilder(tokenizer)
+        self._last_image: tuple[bytes, Image] | None = None
 
     def answer(self, question: Question) -> Answer | PrepareFailed:
         """The answer, or why there is none."""
@@ -73,7 +75,7 @@ class Answerer:
                 return ConstraintTried(ask_id, self._trial.grammar(constraint))
 
     def _prepare(self, question: Prepare) -> Prepared | PrepareFailed:
-        images = [decode_image(data) for data in question.images]
+        images = [self._decoded(data) for data in question.images]
         if images:
             if question.keep_tokens is not None:
                 raise InvalidRequest("a prompt with an image can't be cut", param="prompt_max_tokens")
@@ -84,6 +86,12 @@ class Answerer:
             return Prepared(question.ask_id, ids, list(map(PlacedImage, images, places)))
         error = PromptTooLong.beyond(len(ids), question.max_tokens + 1)
         return PrepareFailed(question.ask_id, error.message, "context_length_exceeded", error.hint)
+
+    def _decoded(self, data: bytes) -> Image:
+        """An image; the texts of a list ask of the same one in a row."""
+        if self._last_image is None or self._last_image[0] != data:
+            self._last_image = data, decode_image(data)
+        return self._last_image[1]
 
     def _tokenize(self, question: Tokenize) -> Tokenized:
         tokenizer = self._tokenizer

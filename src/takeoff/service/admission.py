@@ -58,6 +58,11 @@ class Admission:
         self.open_requests = 0
         self.queued_tokens = 0
 
+    @property
+    def retry_after_s(self) -> float:
+        """Time until an open request has ended, by the rate at which they do."""
+        return self._request_rate.seconds_for(1)
+
     def enter(self) -> None:
         """Count one more open request.
 
@@ -67,7 +72,7 @@ class Admission:
         if self.open_requests >= self._max_requests:
             raise Overloaded(
                 f"{self.open_requests} requests are open, the limit is {self._max_requests}",
-                retry_after_s=self._request_rate.seconds_for(1),
+                retry_after_s=self.retry_after_s,
             )
         if self.open_requests == 0:
             self._request_rate.restart()

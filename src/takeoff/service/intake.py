@@ -8,13 +8,15 @@ import logging
 import secrets
 from collections.abc import Iterable
 
-from takeoff.errors import InvalidRequest, PromptTooLong
+from takeoff.errors import InvalidRequest, Overloaded, PromptTooLong
 from takeoff.ipc.messages import Prepared, Submit
 from takeoff.request import Request, describe
 from takeoff.service.admission import Admission
 from takeoff.service.encodings import CHARACTERS_PER_TOKEN
 from takeoff.service.preparer import Preparers, TemplateUse
 from takeoff.service.reader import Reader
+
+MAX_OPEN_IMAGES = 16  # different ones; each has up to 12 MB of pixels until its request ends
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Intake:
 
         Raises:
             InvalidRequest, PromptTooLong: it can never succeed.
-            Overloaded: too much waits.
+            Overloaded: too much waits, or too many images are open.
             PreparerFailed: the prompt could not be prepared.
         """
         if request.images and reader.load.projector_path is None:
@@ -42,6 +44,11 @@ class Intake:
             )
         grammar = await _tried_grammar(request, reader)
         prepared = await self._prepare(request, reader)
+        if prepared.images and preparers(reader).num_open_images > MAX_OPEN_IMAGES:
+            raise Overloaded(
+                f"{MAX_OPEN_IMAGES} different images are open, which is the limit",
+                retry_after_s=self._admission.retry_after_s,
+            )
         token_ids, sampling = prepared.token_ids, request.sampling
         _check_ids(token_ids, reader, "prompt")
         _check_ids(sampling.logit_bias, reader, "logit_bias")

@@ -241,6 +241,11 @@ class Preparers:
     def short(self) -> Preparer:
         return self._short
 
+    @property
+    def num_open_images(self) -> int:
+        """Different images of open requests."""
+        return len(self._images)
+
     def start(self) -> None:
         self._short.start()
 
