@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,63 @@ def test_a_stop_string_before_the_minimum_does_not_count() -> None:
         (" go ", False),
         ("", True),
     ]
+
+
+def stream_under(pattern: str, pieces: list[bytes], stop: tuple[str, ...]) -> tuple[str, int | None]:
+    """The text that is sent where only what matches `pattern` may end, and the token that it ends at."""
+    whole = re.compile(pattern)
+    stream = TextStream(lambda token_id: pieces[token_id], stop, (), lambda text: bool(whole.fullmatch(text)))
+    sent = ""
+    for token_id in range(len(pieces)):
+        text, stopped = stream.push(token_id, may_stop=True)
+        sent += text
+        if stopped:
+            return sent, token_id
+    return sent + stream.flush(), None
+
+
+def test_a_stop_string_counts_where_a_constraint_accepts_though_an_earlier_one_did_not() -> None:
+    assert stream_under("a;b", [b"a;b;c"], (";",)) == ("a;b", 0)
+    assert stream_under("a;b", [b"a", b";b", b";"], (";",)) == ("a;b", 2)
+    assert stream_under("a;b", [b"a;b-;"], (";", "-")) == ("a;b", 0)
+    assert stream_under("xaa", [b"xaaaa"], ("aa",)) == ("xaa", 0), "occurrences may overlap"
+    assert stream_under("a;b;c", [b"a;", b"b;", b"d;"], (";",)) == ("a;b;d;", None)
+
+
+@given(
+    st.text("ab", max_size=20),
+    st.lists(st.text("ab", min_size=1, max_size=3), min_size=1),
+    st.lists(st.integers(0, 99)),
+    st.sets(st.integers(0, 20)),
+)
+def test_of_all_stop_strings_the_first_counts_that_a_constraint_lets_end(
+    text: str, stops: list[str], places: list[int], lengths: set[int]
+) -> None:
+    pieces = cut(text.encode(), places)
+    stream = TextStream(
+        lambda token_id: pieces[token_id], tuple(stops), (), lambda said: len(said) in lengths
+    )
+    expected, before, so_far = text, 0, ""
+    for piece in pieces:
+        so_far += piece.decode()
+        ends = [
+            at
+            for at in range(len(so_far))
+            if at in lengths and any(so_far.startswith(s, at) and at + len(s) > before for s in stops)
+        ]
+        if ends:
+            expected = so_far[: min(ends)]
+            break
+        before = len(so_far)
+    sent = ""
+    for token_id in range(len(pieces)):
+        said, stopped = stream.push(token_id, may_stop=True)
+        sent += said
+        if stopped:
+            break
+    else:
+        sent += stream.flush()
+    assert sent == expected
 
 
 def test_a_stop_token_is_one_whose_whole_text_is_it() -> None:

@@ -32,8 +32,9 @@ class TextStream:
     def push(self, token_id: int, *, may_stop: bool) -> tuple[str, bool]:
         """Add a token.
 
-        A stop string counts when it ends in a token that `may_stop`; of several the one that begins
-        first counts, of these the longest. A stop token is one whose whole text is a stop token's.
+        A stop string counts when it ends in a token that `may_stop`, and where `accepts` is given, when
+        that takes the text before it; of several the one that begins first counts. A stop token is one
+        whose whole text is a stop token's.
 
         Returns:
             The text to send now, and whether the completion stops here: then this is the last text.
@@ -62,12 +63,16 @@ class TextStream:
         return text
 
     def _find_stop(self, text: str, before: int) -> int | None:
-        """Where the first stop string begins that ends after the first `before` characters."""
-        starts = []
+        """Where a stop string begins that ends after the first `before` characters, and may end the text.
+
+        The first such place; places that may not are passed over.
+        """
+        starts: set[int] = set()
         for stop in self._stop:
             start = text.find(stop, max(0, before - len(stop) + 1))
-            if start >= 0:
-                starts.append(start)
+            while start >= 0:
+                starts.add(start)
+                start = text.find(stop, start + 1) if self._accepts is not None else -1
         return next((start for start in sorted(starts) if self._may_end(text[:start])), None)
 
     def _may_end(self, text: str) -> bool:
