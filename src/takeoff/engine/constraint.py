@@ -11,6 +11,8 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from takeoff.models.guidance import new_matcher
+
 MAX_CACHED_GRAMMARS = 64
 MAX_CACHED_BYTES = 4 << 20  # of their sources
 
@@ -69,7 +71,7 @@ class ConstraintCompiler:
         """The state before the first token. The GIL is released for most of it."""
         matcher = self._matchers.pop(grammar, None)
         if matcher is None:
-            matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+            matcher = new_matcher(self._tokenizer, grammar)
             self._num_bytes += len(grammar)
         self._matchers[grammar] = matcher
         while len(self._matchers) > MAX_CACHED_GRAMMARS or self._num_bytes > MAX_CACHED_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llguidance import LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 _SPECIAL = b"\xff"  # llguidance's mark of a token that is no text; UTF-8 has no such byte
 
@@ -37,3 +37,8 @@ def guidance_tokenizer(
     marked = [piece or _SPECIAL + f"<{token_id}>".encode() for token_id, piece in enumerate(pieces)]
     wrapper = TokenizerWrapper(_Vocabulary(marked, eog_token_ids, tokenize))
     return LLTokenizer(wrapper, n_vocab=len(marked), eos_token=list(eog_token_ids))
+
+
+def new_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """`grammar` compiled, at its beginning; in its error state if it can't be. Releases the GIL."""
+    return LLMatcher(tokenizer, grammar, log_level=0)

@@ -62,7 +62,7 @@ def whole_match(pattern: str, param: str) -> str:
     Raises:
         InvalidRequest: `pattern` is no regular expression, or can't be enforced; names `param`.
     """
-    return _translate(pattern, param, padding="")
+    return _translate(pattern, param, padding="")[0]
 
 
 def search(pattern: str, param: str) -> str:
@@ -71,10 +71,16 @@ def search(pattern: str, param: str) -> str:
     Raises:
         InvalidRequest: as `whole_match`.
     """
-    return f"^(?:{_translate(pattern, param, padding='(?s:.*)')})$"
+    return search_exactly(pattern, param)[0]
 
 
-def _translate(pattern: str, param: str, *, padding: str) -> str:
+def search_exactly(pattern: str, param: str) -> tuple[str, bool]:
+    """As `search`, and whether it matches all that any dialect would find something in."""
+    written, is_exact = _translate(pattern, param, padding="(?s:.*)")
+    return f"^(?:{written})$", is_exact
+
+
+def _translate(pattern: str, param: str, *, padding: str) -> tuple[str, bool]:
     if len(pattern) > MAX_CHARACTERS:
         raise InvalidRequest(
             f"a regular expression has at most {MAX_CHARACTERS:,} characters, got {len(pattern):,}",
@@ -84,7 +90,8 @@ def _translate(pattern: str, param: str, *, padding: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is ambiguous to a reader is not so in the tree
             tree = _parser.parse(pattern)
-        return _Writer(param, padding).whole(tree.data, tree.state.flags)
+        writer = _Writer(param, padding)
+        return writer.whole(tree.data, tree.state.flags), writer.is_exact
     except re.error as exc:
         raise InvalidRequest(f"not a regular expression: {exc}", param=param) from exc
     except (RecursionError, OverflowError) as exc:
@@ -99,6 +106,7 @@ class _Writer:
     def __init__(self, param: str, padding: str) -> None:
         self._param = param
         self._padding = padding
+        self.is_exact = True  # no dialect matches more than what was written so far
 
     def whole(self, items: Sequence[Item], flags: int) -> str:
         """The alternatives at the top, where `^` and `$` mean the ends of the text."""
@@ -109,6 +117,8 @@ class _Writer:
             return f"(?:{self.whole(inner.data, (flags | added) & ~removed)})"
         starts = bool(items) and _is_at(items[0], _STARTS)
         ends = len(items) > starts and _is_at(items[-1], _ENDS)
+        if ends and items[-1][1] is _constants.AT_END:
+            self.is_exact = False  # Python's `$` also stands before a line feed at the end
         if (starts or ends) and flags & re.MULTILINE:
             raise self._refusal("the flag m")
         before, after = "" if starts else self._padding, "" if ends else self._padding
@@ -119,6 +129,7 @@ class _Writer:
 
     def _branch(self, items: Sequence[Item], flags: int, after: str) -> str:
         if items and _is_at(items[-1], _ENDS):
+            self.is_exact = False
             return self._sequence(items[:-1], flags)
         return self._sequence(items, flags) + after
 
@@ -135,8 +146,11 @@ class _Writer:
                 return self._class([(_constants.NEGATE, None), (_constants.LITERAL, argument)], flags)
             case _constants.IN:
                 return self._class(argument, flags)
+            case _constants.ANY if flags & re.DOTALL:
+                return "(?s:.)"
             case _constants.ANY:
-                return "(?s:.)" if flags & re.DOTALL else f"[^{_LINE_ENDS}]"
+                self.is_exact = False
+                return f"[^{_LINE_ENDS}]"
             case _constants.BRANCH:
                 return f"(?:{'|'.join(self._sequence(branch.data, flags) for branch in argument[1])})"
             case _constants.SUBPATTERN:
@@ -158,6 +172,8 @@ class _Writer:
         negated = members[0][0] is _constants.NEGATE
         categories = _POSSIBLE if negated else _SURE
         ignores_case = bool(flags & re.IGNORECASE)
+        if ignores_case or any(operation is _constants.CATEGORY for operation, _ in members):
+            self.is_exact = False
         parts = []
         for operation, argument in members[int(negated) :]:
             match operation:
