@@ -72,6 +72,7 @@ SCHEMAS: dict[str, Any] = {
     "allOf over anyOf": {"allOf": [{"anyOf": [_object(n + 1, _TEXT) for n in range(6)]} for _ in range(6)]},
     "a huge enum": {"enum": [f"value number {n}" for n in range(20_000)]},
     "a huge enum of numbers": {"enum": list(range(30_000))},
+    "an enum to the limit": {"enum": [f"value number {n}" for n in range(2_000)]},
     "a huge enum of objects": {"enum": [{"a": n, "b": [n]} for n in range(5_000)]},
     "a huge oneOf": {"oneOf": [_object(1, {"const": n}, required=["name0"]) for n in range(600)]},
     "a huge anyOf": {"anyOf": [_object(3, {"const": n}) for n in range(3_000)]},

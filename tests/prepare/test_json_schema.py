@@ -126,6 +126,8 @@ def test_formats(accepts: Accepts, name: str, takes: list[str], leaves: list[str
         ({"const": "\u0001"}, "the control character U+0001"),
         ({"type": "object", "minProperties": 2}, '"minProperties" beyond the required ones and one more'),
         ({"maxProperties": 2, "properties": {"a": {}}}, "min/maxProperties only supported when"),
+        ({"enum": list(range(2_001))}, '"enum" of more than 2,000 values'),
+        ({"$ref": "#"}, "nothing can match it"),
         ({"maxItems": 4_097}, '"maxItems" over 4,096'),
         ({"maxLength": 65_537}, '"maxLength" over 65,536'),
         ({"minLength": -1}, '"minLength" is a whole number'),

@@ -73,10 +73,11 @@ class ConstraintTrial:
         mask = np.zeros(-(-self._tokenizer.vocab_size // 32), np.int32)
         for step in range(WALK_STEPS):
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-            if matcher.is_error() and _NOTHING not in matcher.get_error():
-                return f"it can't be followed: {matcher.get_error()}"
             allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
-            if not allowed.any():
+            is_at_end = not allowed.any() or _NOTHING in matcher.get_error()
+            if matcher.is_error() and not is_at_end:
+                return f"it can't be followed: {matcher.get_error()}"
+            if is_at_end:
                 return None if step else "nothing can match it"
             allowed[self._tokenizer.eos_tokens] = 0
             if not allowed.any():

@@ -28,6 +28,7 @@ MAX_DEPTH = 64
 MAX_CHAIN = 400  # through references: llguidance follows them on the stack, which holds over 1,000
 MAX_SCHEMAS = 4_000  # and constants made of others; references counted once
 MAX_NAMES = 1_000  # of one object's properties
+MAX_VALUES = 2_000  # of an enum: 20,000 take 150 ms to compile, beside steps that wait for the cores
 MAX_BRANCHES = 256  # of a oneOf: each pair is told apart
 MAX_ITEMS = 4_096  # of one array, as far as they are counted
 MAX_LENGTH = 65_536  # of one text, as far as it is counted
@@ -155,6 +156,8 @@ class _Writer:
                 pass
             case "type":
                 became[name] = _types(value, place)
+            case "enum" if isinstance(value, list) and len(value) > MAX_VALUES:
+                raise _error(place, f'"enum" of more than {MAX_VALUES:,} values can\'t be enforced')
             case "const" | "enum":
                 became[name] = _constants(name, value, place)
                 self._count_schemas(sum(map(_num_containers, value if name == "enum" else [value])))
