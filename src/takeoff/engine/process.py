@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from takeoff.ipc.messages import (
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
 from takeoff.request import FinishReason, TokenEvent
+
+NICE = 10  # of the threads beside the step loop
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,7 @@ class EngineProcess:
 
         The vocabulary is made ready at once: later, it would hold the running streams up.
         """
+        _stand_back()
         compiler = ConstraintCompiler(kernels.constraint_tokenizer(), kernels.n_vocab)
         while True:
             job = self._to_compile.get()
@@ -165,6 +169,7 @@ class EngineProcess:
 
     def _read_images(self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job]) -> None:
         """Read images beside the step loop: one takes as long as many steps."""
+        _stand_back()
         while True:
             job = self._to_read.get()
             request_id = job.submit.request_id
@@ -187,6 +192,12 @@ class EngineProcess:
                 num_tokens = len(prompt.token_ids) - len(job.submit.prompt_token_ids)
                 self._channel.send(ImagesRead(request_id, num_tokens))
                 inbox.put(replace(job, prompt=prompt))
+
+
+def _stand_back() -> None:
+    """Let the steps go first on a busy machine: whoever streams waits for them, one waits for this thread."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _beat(engine: Engine) -> Heartbeat:

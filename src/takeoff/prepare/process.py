@@ -25,6 +25,8 @@ from takeoff.ipc.parent import Inbox, receive_first, run_child
 from takeoff.prepare.answers import MEMORY_LIMIT_BYTES, Answerer
 from takeoff.prepare.tokenizer import Tokenizer
 
+NICE = 10  # of a trial, which keeps both cores busy for up to a second: engines go first
+
 
 def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     """Load the vocabulary that the first message names, then answer until the socket closes.
@@ -40,6 +42,8 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     except ModelError as exc:
         channel.send(LoadFailed(exc.message))
         return
+    if load.tries_constraints:
+        os.nice(NICE)
     _limit_memory()
     channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, tokenizer.chat_template is not None))
     while True:
