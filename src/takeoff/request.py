@@ -6,6 +6,7 @@ Plain values. Nothing here knows HTTP, processes or llama.cpp.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -105,10 +106,19 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Messages for the model's chat template, in the shape of OpenAI's API, which a door has checked."""
+
+    messages: list[dict[str, Any]]  # at least one; of an assistant at the end: it is continued
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    template_values: dict[str, Any] = field(default_factory=dict)  # variables of this model's template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a client asked for: one prompt and how to complete it."""
 
-    prompt: str | tuple[int, ...]  # text, or token ids that are used as they are
+    prompt: str | tuple[int, ...] | Conversation  # ids are used as they are
     sampling: SamplingParams
     group: str = "primary"  # the consumer group that serves it
     tenant: str = ""  # whose it is: prefixes are reused within one tenant only
@@ -177,6 +187,20 @@ def lone_surrogate(text: str) -> int | None:
     except UnicodeEncodeError as exc:
         return exc.start
     return None
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    """Every string in a value of JSON, names of members included."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for name, each in value.items():
+                yield name
+                yield from strings_of(each)
+        case list():
+            for each in value:
+                yield from strings_of(each)
 
 
 def describe(params: SamplingParams) -> dict[str, Any]:

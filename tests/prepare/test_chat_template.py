@@ -55,5 +55,6 @@ def test_hostile_or_broken_templates_end_in_one_error(source: str) -> None:
 
 
 def test_a_template_cannot_write_without_end() -> None:
-    with pytest.raises(TemplateBroken, match=f"more than {MAX_ADDED_CHARACTERS + 5} characters"):
+    given = len("role" + "user" + "content" + "hello")
+    with pytest.raises(TemplateBroken, match=f"more than {MAX_ADDED_CHARACTERS + given} characters"):
         render("{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxx{% endfor %}{% endfor %}")

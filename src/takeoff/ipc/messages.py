@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from takeoff.request import Constraint, SamplingParams, Task, Text, TokenEvent
+from takeoff.request import Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -221,6 +221,14 @@ class Prepare(Message, frozen=True):
     images: list[bytes] = []  # files as they were sent
 
 
+class PrepareChat(Message, frozen=True):
+    """Turn a conversation into token ids, by the model's chat template."""
+
+    ask_id: int
+    conversation: Conversation
+    max_tokens: int  # a longer prompt is refused, with its length in the error
+
+
 class Prepared(Message, frozen=True):
     ask_id: int
     token_ids: list[int]
@@ -299,7 +307,7 @@ ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat
 )
-Question = Prepare | Tokenize | Detokenize | RenderChat | TryConstraint
+Question = Prepare | PrepareChat | Tokenize | Detokenize | RenderChat | TryConstraint
 Answer = Prepared | Tokenized | Detokenized | ChatRendered | ConstraintTried
 ToPreparer = LoadVocabulary | Question
 FromPreparer = VocabularyLoaded | LoadFailed | Answer | PrepareFailed

@@ -12,6 +12,7 @@ from takeoff.ipc.messages import (
     Image,
     PlacedImage,
     Prepare,
+    PrepareChat,
     Prepared,
     PrepareFailed,
     Question,
@@ -57,6 +58,8 @@ class Answerer:
         match question:
             case Prepare():
                 return self._prepare(question)
+            case PrepareChat(ask_id=ask_id, conversation=conversation, max_tokens=max_tokens):
+                return _bounded(Prepared(ask_id, self._builder.build_chat(conversation)), max_tokens)
             case Tokenize():
                 return self._tokenize(question)
             case Detokenize():
@@ -82,10 +85,9 @@ class Answerer:
             ids, places = self._builder.build_around(question.text, question.chat_template, len(images))
         else:
             ids, places = self._builder.build(question.text, question.chat_template, question.keep_tokens), []
-        if len(ids) <= question.max_tokens:
-            return Prepared(question.ask_id, ids, list(map(PlacedImage, images, places)))
-        error = PromptTooLong.beyond(len(ids), question.max_tokens + 1)
-        return PrepareFailed(question.ask_id, error.message, "context_length_exceeded", error.hint)
+        return _bounded(
+            Prepared(question.ask_id, ids, list(map(PlacedImage, images, places))), question.max_tokens
+        )
 
     def _decoded(self, data: bytes) -> Image:
         """An image; the texts of a list ask of the same one in a row."""
@@ -125,3 +127,12 @@ class Answerer:
                 param="tokens",
             )
         return token
+
+
+def _bounded(prepared: Prepared, max_tokens: int) -> Prepared | PrepareFailed:
+    """`prepared`, or that it is too long."""
+    num_tokens = len(prepared.token_ids)
+    if num_tokens <= max_tokens:
+        return prepared
+    error = PromptTooLong.beyond(num_tokens, max_tokens + 1)
+    return PrepareFailed(prepared.ask_id, error.message, "context_length_exceeded", error.hint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -18,7 +19,12 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from takeoff.request import strings_of
+
 MAX_ADDED_CHARACTERS = 1_000_000  # of a rendered template, beyond the message itself
+
+
+_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
 class TemplateRefused(Exception):
@@ -43,23 +49,33 @@ class ChatTemplate:
         except (TemplateError, RecursionError, MemoryError) as exc:
             raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """A conversation of roles and contents; at its end the opening of the assistant's answer.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        values: Mapping[str, Any] = _NO_VALUES,
+    ) -> str:
+        """A conversation as OpenAI's API has it; at its end the opening of the assistant's answer.
+
+        `values`: variables that this model's template looks at, beside those that all have.
 
         Raises:
             TemplateRefused: the template says that it doesn't take these messages.
             TemplateBroken: any other end but a text of reasonable length.
         """
-        limit = sum(len(message["content"]) for message in messages) + MAX_ADDED_CHARACTERS
+        given = [list(messages), list(tools or ()), dict(values)]
+        limit = sum(map(len, strings_of(given))) + MAX_ADDED_CHARACTERS
         parts: list[str] = []
         length = 0
         try:
             for part in self._template.generate(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
-                tools=None,
+                tools=tools,
                 documents=None,
-                **self._values,
+                **{**values, **self._values},
             ):
                 length += len(part)
                 if length > limit:

@@ -1,4 +1,4 @@
-"""From a client's text to the token ids of a prompt.
+"""From a client's text or conversation to the token ids of a prompt.
 
 Three promises: a text that carries the model's own template is left alone (`auto`), a message
 can't forge a role, and BOS is never doubled.
@@ -7,29 +7,26 @@ can't forge a role, and BOS is never doubled.
 from __future__ import annotations
 
 import itertools
-import re
-import secrets
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from takeoff.errors import InvalidRequest
-from takeoff.prepare.chat_template import ChatTemplate
-from takeoff.prepare.special_texts import SpecialTexts
+from takeoff.prepare.chat_template import ChatTemplate, TemplateBroken
+from takeoff.prepare.conversation import RESERVED_VALUES, shaped
+from takeoff.prepare.marks import Cutter, Marks
+from takeoff.request import Conversation
 
 TemplateUse = Literal["auto", "on", "off"]
 IMAGE_MARK = "<image>"  # where an image stands in a text
 
 
-class Vocabulary(Protocol):
+class Vocabulary(Cutter, Protocol):
     """What a prompt needs of a tokenizer."""
 
     adds_bos: bool
     bos_token_id: int
     eos_token_id: int
     chat_template: str | None
-    special_texts: SpecialTexts
-
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]: ...
 
     def text(self, token_id: int) -> str: ...
 
@@ -102,6 +99,54 @@ class PromptBuilder:
             raise InvalidRequest("the prompt ends with an image", param="text", hint="let text follow it")
         return list(itertools.chain(*parts)), list(itertools.accumulate(map(len, parts[:-1])))
 
+    def build_chat(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's next words begin.
+
+        An assistant's message at the end is left open, and continued.
+
+        Raises:
+            InvalidRequest: the model has no template, or it can't write this conversation.
+            TemplateRefused, TemplateBroken: see ChatTemplate.render.
+        """
+        self._check_template()
+        taken = RESERVED_VALUES & conversation.template_values.keys()
+        if taken:
+            raise InvalidRequest(f"{min(taken)} is not a client's to set", param="chat_template_kwargs")
+        marks = Marks(self._vocabulary)
+        messages = [
+            {**marks.plain_all(message), "role": message["role"]}
+            for message in shaped(conversation.messages, self._vocabulary.chat_template or "")
+        ]
+        is_continued = messages[-1]["role"] == "assistant"
+        if is_continued:
+            messages[-1]["content"] += marks.cut()
+        rendered = self._render_chat(
+            messages,
+            is_continued,
+            marks.plain_all(list(conversation.tools)),
+            marks.plain_all(conversation.template_values),
+        )
+        parts = marks.tokenize(rendered)
+        if len(parts) != (2 if is_continued else 1):
+            raise InvalidRequest(
+                "the model's chat template does not write the assistant's last message just once",
+                param="messages",
+                hint="end with a user's message",
+            )
+        return self._with_bos(parts[0])
+
+    def _render_chat(
+        self, messages: list[dict[str, Any]], is_continued: bool, tools: list[Any], values: dict[str, Any]
+    ) -> str:
+        template = self._chat_template()
+        try:
+            return template.render(
+                messages, add_generation_prompt=not is_continued, tools=tools or None, values=values
+            )
+        except TemplateBroken as exc:
+            template.render(_user("x"))  # raises where the template itself is at fault
+            raise InvalidRequest(f"it can't write this conversation: {exc}", param="messages") from exc
+
     def render(self, conversation: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         """A conversation as the model's own template writes it.
 
@@ -136,63 +181,9 @@ class PromptBuilder:
 
     def _wrap(self, texts: list[str]) -> list[list[int]]:
         """Tokenise the rendered template; control tokens' texts in `texts` themselves stay plain text."""
-        # A template may trim or rearrange the text, so positions don't survive it. Marks do: each
-        # forged text, and each image, goes through the template as a mark that nobody can guess.
-        nonce = secrets.randbelow(10**18)
-        marked: list[str] = []
-        held: list[str | None] = []  # forged texts; None: an image
-
-        def hold(what: str | None) -> None:
-            marked.append(f"\ue000{nonce}.{len(held)}\ue001")
-            held.append(what)
-
-        for number, text in enumerate(texts):
-            if number:
-                hold(None)
-            end = 0
-            for start, stop in self._vocabulary.special_texts.spans(text):
-                marked.append(text[end:start])
-                hold(text[start:stop])
-                end = stop
-            marked.append(text[end:])
-        rendered = self._chat_template().render(_user("".join(marked)))
-        if not held:
-            return [self._vocabulary.tokenize(rendered, parse_special=True)]
-        pieces = re.split(f"\ue000{nonce}\\.([0-9]+)\ue001", rendered)
-        return self._tokenize_pieces(pieces, held)
-
-    def _tokenize_pieces(self, pieces: list[str], held: list[str | None]) -> list[list[int]]:
-        """`pieces` alternate: rendered text, index into `held`, rendered text, ...
-
-        Cuts at images and at the template's own control tokens, as llama.cpp does, and nowhere else, so
-        that the message gets the ids that it has as plain text.
-        """
-        vocabulary = self._vocabulary
-        parts: list[list[int]] = [[]]
-        plain: list[str] = []
-
-        def flush() -> None:
-            parts[-1] += vocabulary.tokenize("".join(plain), parse_special=False)
-            plain.clear()
-
-        for i, piece in enumerate(pieces):
-            if i % 2:
-                forged = held[int(piece)]
-                if forged is not None:
-                    plain.append(forged)
-                else:
-                    flush()
-                    parts.append([])
-                continue
-            end = 0
-            for start, stop in vocabulary.special_texts.spans(piece):
-                plain.append(piece[end:start])
-                flush()
-                parts[-1] += vocabulary.tokenize(piece[start:stop], parse_special=True)
-                end = stop
-            plain.append(piece[end:])
-        flush()
-        return parts
+        marks = Marks(self._vocabulary)
+        content = marks.plain(texts[0]) + "".join(marks.cut() + marks.plain(text) for text in texts[1:])
+        return marks.tokenize(self._chat_template().render(_user(content)))
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self._vocabulary.bos_token_id

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 _PREFIX_CHARACTERS = 4
 
@@ -37,3 +38,42 @@ class SpecialTexts:
                     pos = start + length
                     yield start, pos
                     break
+
+    def spans_with_edges(self, text: str) -> list[tuple[int, int]]:
+        """`spans`, and what `text` begins or ends with that a neighbour can complete to one of the texts.
+
+        Blanks around it don't count: templates take them away.
+        """
+        spans = list(self.spans(text))
+        first = len(text) - len(text.lstrip())
+        most = min(self._max_part, (spans[0][0] if spans else len(text)) - first)
+        head = _longest(most, lambda size: text[first : first + size] in self._ends)
+        if head:
+            spans.insert(0, (first, first + head))
+        last = len(text.rstrip())
+        most = min(self._max_part, last - (spans[-1][1] if spans else 0))
+        tail = _longest(most, lambda size: text[last - size : last] in self._beginnings)
+        if tail:
+            spans.append((last - tail, last))
+        return spans
+
+    @cached_property
+    def _max_part(self) -> int:
+        return max(map(len, self._texts), default=1) - 1
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        """What the texts begin with. Of one that begins with a letter nothing: most words would fit."""
+        texts = (text for text in self._texts if not (text[0].isalnum() or text[0].isspace()))
+        return frozenset(text[:size] for text in texts for size in range(1, len(text)))
+
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        """As `_beginnings`, at the other end."""
+        texts = (text for text in self._texts if not (text[-1].isalnum() or text[-1].isspace()))
+        return frozenset(text[size:] for text in texts for size in range(1, len(text)))
+
+
+def _longest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest size from 1 to `most` that fits; 0: none."""
+    return next((size for size in range(most, 0, -1) if fits(size)), 0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from takeoff.errors import InvalidRequest, Overloaded, PromptTooLong
 from takeoff.ipc.messages import Prepared, Submit
-from takeoff.request import Request, describe
+from takeoff.request import Conversation, Request, describe, strings_of
 from takeoff.service.admission import Admission
 from takeoff.service.encodings import CHARACTERS_PER_TOKEN
 from takeoff.service.preparer import Preparers, TemplateUse
@@ -74,15 +74,19 @@ class Intake:
 
     async def _prepare(self, request: Request, reader: Reader) -> Prepared:
         """The prompt. What waits to be tokenised counts as queued, by a guess."""
-        if not request.prompt:
+        prompt = request.prompt
+        if not prompt:
             raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
-        if not isinstance(request.prompt, str):
-            return Prepared(0, _checked_prompt(request.prompt, reader))
-        guess = min(len(request.prompt) // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
+        if isinstance(prompt, tuple):
+            return Prepared(0, _checked_prompt(prompt, reader))
+        size = len(prompt) if isinstance(prompt, str) else sum(map(len, strings_of(prompt.messages)))
+        guess = min(size // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
         self._admission.enqueue(guess)
         try:
+            if isinstance(prompt, Conversation):
+                return await preparers(reader).prepare_chat(prompt, reader.n_ctx_slot - 1)
             return await preparers(reader).prepare(
-                request.prompt,
+                prompt,
                 template_use(request.chat_template, default=reader.settings.chat_template),
                 reader.n_ctx_slot - 1,
                 keep_tokens=request.keep_tokens,

@@ -32,6 +32,7 @@ from takeoff.ipc.messages import (
     LoadVocabulary,
     PlacedImage,
     Prepare,
+    PrepareChat,
     Prepared,
     PrepareFailed,
     Question,
@@ -42,7 +43,7 @@ from takeoff.ipc.messages import (
     TryConstraint,
     VocabularyLoaded,
 )
-from takeoff.request import Constraint, lone_surrogate
+from takeoff.request import Constraint, Conversation, lone_surrogate, strings_of
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import ERRORS, Child
 
@@ -271,6 +272,16 @@ class Preparers:
         return Prepared(
             answer.ask_id, answer.token_ids, [self._held_once(placed) for placed in answer.images]
         )
+
+    async def prepare_chat(self, conversation: Conversation, max_tokens: int) -> Prepared:
+        """A conversation as a prompt of at most `max_tokens` tokens. Raises as `prepare` does."""
+        size = 0
+        for text in strings_of([conversation.messages, conversation.tools, conversation.template_values]):
+            check_unicode(text)
+            size += len(text)
+        answer = await self._for(size).ask(PrepareChat(next(self._ids), conversation, max_tokens))
+        assert isinstance(answer, Prepared)
+        return answer
 
     async def tokenize(
         self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool

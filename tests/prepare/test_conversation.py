@@ -1,0 +1,306 @@
+"""Conversations on real vocabularies: llama.cpp's own ids of the rendered template, and no forged role."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.prepare.family_vocabulary import CONTROL_TEXTS, write_family_vocabulary
+from tests.prepare.test_prompt import SYSTEM, text_of
+
+from takeoff.errors import InvalidRequest
+from takeoff.prepare.chat_template import ChatTemplate, TemplateRefused
+from takeoff.prepare.conversation import arguments_of, shaped
+from takeoff.prepare.prompt import PromptBuilder
+from takeoff.prepare.tokenizer import Tokenizer
+from takeoff.request import Conversation, strings_of
+
+TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parent / "templates").glob("*.jinja")}
+WITH_TOOLS = {"chatml", "llama3", "mistral", "deepseek"}
+# Messages of the fuzz, over all templates; 100,000 were run once by hand.
+NUM_FUZZED = int(os.environ.get("TAKEOFF_FUZZED_MESSAGES", "3000"))
+SPECIALS = [*CONTROL_TEXTS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+FORGERIES = [
+    *SPECIALS,
+    "<|im_",
+    "im_end|>",
+    "|im_end|>",
+    "eot_id|>",
+    "[IN",
+    "ST]",
+    "s>",
+    "<",
+    ">",
+    "<｜",
+    "｜>",
+]
+HOLE = "\ue777"  # where a forgery goes
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "How it is <somewhere>",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+PIECES = [
+    "Hello", " world", "\n", "\n\n", "  ", "\t", "<", ">", "<|", "|>", "</", "[", "]", "{", "}", '"', "\\",
+    "'", "<think>", "</think>", "<tool_call>", "naïve", "東京", "🙂", "None", "{{ bos_token }}", "{% raw %}",
+    "~1.0~", "system", "user\n", "1234567", "\x00", "def f():\n\treturn",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def families(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("families") / "vocabulary.gguf"
+    write_family_vocabulary(smollm2_path, path)
+    return Tokenizer(str(path))
+
+
+def builder(tokenizer: Tokenizer, template: str) -> PromptBuilder:
+    tokenizer.chat_template = template
+    return PromptBuilder(tokenizer)
+
+
+def rendered(tokenizer: Tokenizer, conversation: Conversation) -> str:
+    """What the template makes of the conversation as it is."""
+    bos, eos = (tokenizer.text(token_id) for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id))
+    source = tokenizer.chat_template or ""
+    return ChatTemplate(source, bos_text=bos, eos_text=eos).render(
+        shaped(conversation.messages, source),
+        tools=conversation.tools or None,
+        values=conversation.template_values,
+    )
+
+
+def with_bos(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    bos = tokenizer.bos_token_id
+    return [bos, *ids] if tokenizer.adds_bos and ids[:1] != [bos] else ids
+
+
+def say(*texts: str, **rest: Any) -> Conversation:
+    """A conversation in which user and assistant take turns."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    return Conversation(messages=messages, **rest)
+
+
+def call(arguments: str, call_id: str = "abcdefghi", name: str = "weather") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called(arguments: str, result: str = "12 °C", **rest: Any) -> Conversation:
+    """A conversation with a call of a tool in it, and its result."""
+    messages = [
+        {"role": "user", "content": "How is the weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call(arguments)]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": result},
+    ]
+    return Conversation(messages=messages, tools=[TOOL], **rest)
+
+
+def test_the_default_models_template_is_written_as_llama_cpp_reads_it(smollm2_path: Path) -> None:
+    tokenizer = Tokenizer(str(smollm2_path))
+    conversation = say("Hi!", "Hello.", "Bye <b>&</b>")
+    text = (
+        f"{SYSTEM}<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nBye <b>&</b><|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = PromptBuilder(tokenizer).build_chat(conversation)
+    assert ids == tokenizer.tokenize(text, parse_special=True)
+    assert text_of(tokenizer, ids) == text == rendered(tokenizer, conversation)
+
+
+def test_a_template_of_gemma_on_its_own_vocabulary(gemma_path: Path) -> None:
+    tokenizer = Tokenizer(str(gemma_path))
+    ids = builder(tokenizer, TEMPLATES["gemma"]).build_chat(
+        Conversation(
+            messages=[{"role": "developer", "content": "Be brief."}, *say(" Hi! ", "Ho", "<bos>").messages]
+        )
+    )
+    text = (
+        "<bos><start_of_turn>user\nBe brief.\n\nHi!<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n"
+        "<start_of_turn>user\n<bos><end_of_turn>\n<start_of_turn>model\n"
+    )
+    assert text_of(tokenizer, ids) == text
+    assert (ids.count(tokenizer.bos_token_id), ids[0]) == (1, tokenizer.bos_token_id)
+
+
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
+def test_every_family_is_written_as_llama_cpp_reads_it(families: Tokenizer, family: str) -> None:
+    conversation = say("What is 2 < 3?\n", "True, I > think.", "> quoted\n\n[x] <", template_values={"n": 1})
+    ids = builder(families, TEMPLATES[family]).build_chat(conversation)
+    assert ids == families.tokenize(rendered(families, conversation), parse_special=True)
+    assert sum(map(families.is_control, ids)) >= 4
+
+
+@pytest.mark.parametrize("family", sorted(WITH_TOOLS))
+def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer, family: str) -> None:
+    conversation = called('{"city": "Genève"}')
+    ids = builder(families, TEMPLATES[family]).build_chat(conversation)
+    text = rendered(families, conversation)
+    assert ids == families.tokenize(text, parse_special=True)
+    assert '{"city": "Genève"}' in text
+    assert "12 °C" in text
+
+
+@pytest.mark.parametrize("family", sorted(WITH_TOOLS))
+@pytest.mark.parametrize(
+    "arguments", ["", "{", "null", "[1]", '"x"', "nan", '{"a": NaN}', "<|im_end|>", "[" * 9_999]
+)
+def test_a_malformed_call_of_the_past_is_written_down(
+    families: Tokenizer, family: str, arguments: str
+) -> None:
+    ids = builder(families, TEMPLATES[family]).build_chat(called(arguments))
+    harmless = builder(families, TEMPLATES[family]).build_chat(called("{}"))
+    assert controls(families, ids) == controls(families, harmless)
+
+
+def test_arguments_are_always_an_object() -> None:
+    assert arguments_of(' {"a": 1}') == {"a": 1}
+    assert arguments_of("") == arguments_of("null") == {}
+    assert arguments_of("{oops") == {"arguments": "{oops"}
+    assert arguments_of("[1]") == {"arguments": [1]}
+
+
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
+def test_the_assistants_last_message_is_continued(families: Tokenizer, family: str) -> None:
+    answer = "The answer <|im_end|> is "
+    ids = builder(families, TEMPLATES[family]).build_chat(say("What?", answer))
+    text = text_of(families, ids)
+    assert text.endswith(answer)
+    assert text.count(answer) == 1
+    assert families.tokenize("<|im_end|>", parse_special=True) not in [[token_id] for token_id in ids[-9:]]
+    opened = rendered(families, say("What?"))
+    header = opened.rstrip().removesuffix("<think>").rstrip()
+    assert text.removesuffix(answer).rstrip() == header
+
+
+def test_an_assistants_message_that_the_template_leaves_out_cannot_be_continued(families: Tokenizer) -> None:
+    source = "{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}{% endfor %}"
+    with pytest.raises(InvalidRequest, match="does not write the assistant's last message just once"):
+        builder(families, source).build_chat(say("a", "b"))
+
+
+def test_developers_are_the_systems_where_the_template_knows_none(families: Tokenizer) -> None:
+    messages = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief"}]}
+    ]
+    messages += say("Hi").messages
+    ids = builder(families, TEMPLATES["chatml"]).build_chat(Conversation(messages=messages))
+    assert text_of(families, ids).startswith("<|im_start|>system\nBe\nbrief<|im_end|>\n<|im_start|>user\nHi")
+    knows = "{% for m in messages %}<|{{ m.role }}|>{% endfor %}{# developer #}"
+    assert text_of(families, builder(families, knows).build_chat(Conversation(messages=messages))) == (
+        "<|developer|><|user|>"
+    )
+
+
+def test_a_template_sees_the_clients_values_but_not_instead_of_its_own(families: Tokenizer) -> None:
+    chatml = builder(families, TEMPLATES["chatml"])
+    ids = chatml.build_chat(say("Hi", template_values={"enable_thinking": False}))
+    assert text_of(families, ids).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    with pytest.raises(InvalidRequest, match="bos_token is not a client's to set"):
+        chatml.build_chat(say("Hi", template_values={"bos_token": "x"}))
+    forged = builder(families, "{{ tone }}{{ messages[0].content }}")
+    ids = forged.build_chat(say("Hi", template_values={"tone": "<|im_start|>"}))
+    assert text_of(families, ids) == "<|im_start|>Hi"
+    assert controls(families, ids) == Counter()
+
+
+def test_refusals_say_whose_fault_it_is(families: Tokenizer) -> None:
+    with pytest.raises(TemplateRefused, match="roles must alternate"):
+        builder(families, TEMPLATES["gemma"]).build_chat(
+            Conversation(messages=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+        )
+    with pytest.raises(
+        InvalidRequest, match="it can't write this conversation: the model's chat template failed"
+    ):
+        builder(families, "{{ messages[0].content }}{{ 1 / (2 - messages | length) }}").build_chat(
+            say("a", "b")
+        )
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("<|im_", "", "start|>x"), ("a <|im_end|", "", "> b"), ("<|im_  ", "\n", " end|>"), ("[", "INST", "]")],
+)
+def test_neighbours_cannot_forge_a_role_together(families: Tokenizer, texts: tuple[str, ...]) -> None:
+    source = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    ids = builder(families, source).build_chat(say(*texts))
+    assert text_of(families, ids) == "".join(text.strip() for text in texts)
+    assert controls(families, ids) == Counter()
+
+
+def controls(tokenizer: Tokenizer, ids: list[int]) -> Counter[int]:
+    return Counter(token_id for token_id in ids if tokenizer.is_control(token_id))
+
+
+def random_text(rng: random.Random) -> str:
+    return "".join(HOLE if rng.random() < 0.2 else rng.choice(PIECES) for _ in range(rng.randrange(9)))
+
+
+def filled(value: Any, fill: Callable[[], str]) -> Any:
+    """`value` with something in its holes."""
+    match value:
+        case str():
+            first, *rest = value.split(HOLE)
+            return first + "".join(fill() + part for part in rest)
+        case dict():
+            return {filled(name, fill): filled(each, fill) for name, each in value.items()}
+        case list():
+            return [filled(each, fill) for each in value]
+    return value
+
+
+def random_conversation(rng: random.Random, family: str) -> tuple[list[Any], list[Any]]:
+    """Messages and tools, with holes."""
+
+    def text() -> str:
+        return random_text(rng)
+
+    messages: list[dict[str, Any]] = []
+    if rng.random() < 0.3:
+        messages.append({"role": rng.choice(["system", "developer"]), "content": text()})
+    for _ in range(rng.randrange(1, 4)):
+        messages.append({"role": "user", "content": text()})
+        if family in WITH_TOOLS and rng.random() < 0.3:
+            arguments = json.dumps({text(): text()}) if rng.random() < 0.7 else text()
+            messages.append(
+                {"role": "assistant", "content": "", "tool_calls": [call(arguments, name=text())]}
+            )
+            messages.append({"role": "tool", "tool_call_id": text(), "content": text()})
+        messages.append({"role": "assistant", "content": text()})
+    messages.append({"role": "user", "content": text()})
+    tools = [{"type": "function", "function": {"name": text(), "description": text()}}]
+    has_tools = family in WITH_TOOLS and rng.random() < 0.3
+    return messages, tools if has_tools else []
+
+
+def test_no_message_forges_a_role(families: Tokenizer) -> None:
+    """Beside each conversation stands the same without a forgery: it has as many tokens of each role."""
+    builders = {family: builder(families, source) for family, source in sorted(TEMPLATES.items())}
+    num_messages, seed = 0, 0
+    while num_messages < NUM_FUZZED:
+        for family in builders:
+            families.chat_template = TEMPLATES[family]
+            seed += 1
+            rng = random.Random(seed)
+            holed = random_conversation(rng, family)
+            messages, tools = filled(list(holed), lambda: "x")
+            if any(special in text for text in strings_of([messages, tools]) for special in SPECIALS):
+                continue
+            honest = Conversation(messages=messages, tools=tools)
+            ids = builders[family].build_chat(honest)
+            assert ids == families.tokenize(rendered(families, honest), parse_special=True), (family, seed)
+            messages, tools = filled(list(holed), lambda: rng.choice(FORGERIES))  # noqa: B023
+            forged = Conversation(messages=messages, tools=tools)
+            forged_ids = builders[family].build_chat(forged)
+            assert text_of(families, forged_ids) == rendered(families, forged), (family, seed)
+            assert controls(families, forged_ids) == controls(families, ids), (family, seed)
+            num_messages += 2 * len(messages)
