@@ -19,6 +19,7 @@ MAX_STOP_STRINGS = 32
 MAX_STOP_CHARACTERS = 1_000
 MAX_LOGIT_BIASES = 1_024
 MAX_SEED = 2**64 - 1
+MAX_DEPTH = 64  # of lists and objects in one another, in what a template is given
 
 
 class FinishReason(StrEnum):
@@ -36,6 +37,7 @@ class ConstraintKind(StrEnum):
 
     REGEX = "regex"
     JSON_SCHEMA = "json_schema"
+    GRAMMAR = "grammar"  # Lark, or GBNF
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Constraint:
     """What the whole completion must match. Tried by the preparer before it reaches an engine."""
 
     kind: ConstraintKind
-    source: str  # the regular expression, or the schema as JSON
+    source: str  # the regular expression, the schema as JSON, or the grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,16 +193,32 @@ def lone_surrogate(text: str) -> int | None:
 
 def strings_of(value: Any) -> Iterator[str]:
     """Every string in a value of JSON, names of members included."""
-    match value:
-        case str():
-            yield value
-        case dict():
-            for name, each in value.items():
-                yield name
-                yield from strings_of(each)
-        case list():
-            for each in value:
-                yield from strings_of(each)
+    values = [value]
+    while values:
+        each = values.pop()
+        match each:
+            case str():
+                yield each
+            case dict():
+                values += (*each.keys(), *each.values())
+            case list():
+                values += each
+
+
+def is_nested_deeper(value: Any, depth: int) -> bool:
+    """Whether some value stands in more than `depth` lists and objects."""
+    level = [value]
+    for _ in range(depth + 1):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def describe(params: SamplingParams) -> dict[str, Any]:

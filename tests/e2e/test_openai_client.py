@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
 import openai
 import pytest
 
@@ -40,3 +44,143 @@ def test_what_is_not_served_is_refused_by_name(server_url: str) -> None:
             client.completions.create(**asked, extra_body={"temprature": 1})
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model="gpt-9", prompt="a")
+
+
+def chatter(server_url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0)
+
+
+def test_chat_plain_streamed_and_async_agree(server_url: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+    asked: dict[str, Any] = {"model": "primary", "messages": messages, "max_tokens": 24, "temperature": 0}
+    with chatter(server_url) as client:
+        whole = client.chat.completions.create(**asked)
+        choice = whole.choices[0]
+        assert choice.message.role == "assistant"
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == 37
+        usage = {"include_usage": True}
+        with client.chat.completions.create(**asked, stream=True, stream_options=usage) as stream:
+            *chunks, last = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert text == choice.message.content != ""
+        assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert last.usage is not None
+        assert last.usage.completion_tokens == whole.usage.completion_tokens
+        assert last.usage.prompt_tokens_details is not None
+        assert last.usage.prompt_tokens_details.cached_tokens == 36, "all but the last token are known"
+
+    async def ask() -> Any:
+        async with openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="none") as client:
+            return await client.chat.completions.create(**asked)
+
+    assert asyncio.run(ask()).choices[0].message.content == text
+
+
+def test_roles_parts_and_a_prefill_reach_the_model(server_url: str) -> None:
+    asked: dict[str, Any] = {"model": "primary", "max_tokens": 12, "temperature": 0}
+    with chatter(server_url) as client:
+        parts = [{"type": "text", "text": "The capital of"}, {"type": "text", "text": "France?"}]
+        conversation: list[Any] = [
+            {"role": "developer", "content": "Answer with one word."},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "The capital of France is"},
+        ]
+        answer = client.chat.completions.create(messages=conversation, **asked)
+        assert str(answer.choices[0].message.content).startswith(" Paris")
+        joined = [{"role": "system", "content": "Answer with one word."}]
+        joined += [{"role": "user", "content": "The capital of\nFrance?"}, conversation[2]]
+        again = client.chat.completions.create(messages=joined, **asked)
+        assert again.choices[0].message.content == answer.choices[0].message.content
+        assert answer.usage is not None
+        assert again.usage is not None
+        assert again.usage.prompt_tokens == answer.usage.prompt_tokens
+
+
+def test_fields_of_a_chat_do_what_they_say(server_url: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Count: one, two, three, four, five, six."}]
+    asked: dict[str, Any] = {"model": "primary", "messages": messages, "max_tokens": 16}
+    with chatter(server_url) as client:
+        create = client.chat.completions.create
+        seeded = [create(**asked, seed=7, n=3) for _ in range(2)]
+        texts = [[choice.message.content for choice in answer.choices] for answer in seeded]
+        assert texts[0] == texts[1]
+        assert len(set(texts[0])) == 3
+        assert seeded[0].usage is not None
+        assert seeded[0].usage.completion_tokens <= 48
+        whole = create(**asked, temperature=0)
+        text = str(whole.choices[0].message.content)
+        word = text.split()[2]
+        stopped = create(**asked, temperature=0, stop=[word])
+        assert stopped.choices[0].message.content == text[: text.index(word)]
+        assert stopped.choices[0].finish_reason == "stop"
+        longer = create(
+            **asked | {"max_tokens": None, "max_completion_tokens": 40}, extra_body={"ignore_eos": True}
+        )
+        assert longer.usage is not None
+        assert (longer.usage.completion_tokens, longer.choices[0].finish_reason) == (40, "length")
+        pinned = create(**asked | {"max_tokens": 3}, logit_bias={"28": 100}, extra_body={"min_tokens": 3})
+        assert pinned.choices[0].message.content == ",,,"
+
+
+def test_a_chat_goes_to_the_end_of_the_context_and_not_beyond(server_url: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "word " * 1_010}]
+    with chatter(server_url) as client:
+        with pytest.raises(
+            openai.BadRequestError, match=r"has 1\d\d\d tokens, but a sequence holds 1024"
+        ) as caught:
+            client.chat.completions.create(model="primary", messages=messages)
+        assert caught.value.code == "context_length_exceeded"
+        messages[0]["content"] = "word " * 960
+        whole = client.chat.completions.create(
+            model="primary", messages=messages, extra_body={"ignore_eos": True}
+        )
+        assert whole.usage is not None
+        assert (whole.usage.total_tokens, whole.choices[0].finish_reason) == (1_024, "length")
+
+
+def test_the_models_can_be_asked_one_by_one(server_url: str) -> None:
+    with chatter(server_url) as client:
+        assert client.models.retrieve("primary").id == "primary"
+        with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-9'"):
+            client.models.retrieve("gpt-9")
+
+
+def test_answers_match_what_they_must(server_url: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Tell me about a person named Ann, 31 years old."}]
+    asked: dict[str, Any] = {"model": "primary", "messages": messages, "max_tokens": 60, "seed": 3}
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer", "maximum": 150},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    with chatter(server_url) as client:
+        create = client.chat.completions.create
+        strict: Any = {
+            "type": "json_schema",
+            "json_schema": {"name": "person", "strict": True, "schema": schema},
+        }
+        person = json.loads(str(create(**asked, response_format=strict).choices[0].message.content))
+        assert person.keys() == {"name", "age"}
+        assert (type(person["name"]), type(person["age"])) == (str, int)
+        free = create(**asked, temperature=0, response_format={"type": "json_object"}).choices[0]
+        if free.finish_reason == "stop":
+            assert isinstance(json.loads(str(free.message.content)), dict)
+        assert str(free.message.content).lstrip().startswith("{")
+        for extra in (
+            {"regex": "(yes|no)!"},
+            {"grammar": 'start: ("yes" | "no") "!"'},
+            {"grammar": 'root ::= ("yes" | "no") "!"'},
+            {"structured_outputs": {"choice": ["yes!", "no!"]}},
+        ):
+            assert create(**asked, extra_body=extra).choices[0].message.content in ("yes!", "no!")
+        with pytest.raises(openai.BadRequestError, match="response_format: it can't be") as caught:
+            create(
+                **asked, response_format={**strict, "json_schema": {"name": "x", "schema": {"type": "frog"}}}
+            )
+        assert caught.value.param == "response_format"

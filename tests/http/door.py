@@ -19,7 +19,16 @@ from takeoff.errors import EngineFailed, NotFound, TakeoffError
 from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
 from takeoff.http.server import DoorServer, listen
 from takeoff.observe.metrics import Metrics
-from takeoff.request import EncodeRequest, Encoding, FinishReason, Request, Task, Text, TokenEvent
+from takeoff.request import (
+    Conversation,
+    EncodeRequest,
+    Encoding,
+    FinishReason,
+    Request,
+    Task,
+    Text,
+    TokenEvent,
+)
 from takeoff.settings import ReaderSettings, Settings
 
 LIMIT_S = 30.0  # against hanging only
@@ -43,7 +52,8 @@ class FakeGeneration:
 
     def __init__(self, request: Request, script: Script, gate: asyncio.Event | None) -> None:
         self.request = request
-        self.prompt_tokens = len(request.prompt)
+        prompt = request.prompt
+        self.prompt_tokens = len(prompt.messages if isinstance(prompt, Conversation) else prompt)
         self.cached_tokens = 1
         self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None

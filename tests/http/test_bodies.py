@@ -118,6 +118,48 @@ def test_no_value_of_any_field_is_an_error_of_ours(path: str) -> None:
             assert answer.status in (200, 400, 404, 422), (field, value)
 
 
+CHAT_FIELDS = [
+    "chat_template_kwargs",
+    "guided_choice",
+    "guided_json",
+    "max_completion_tokens",
+    "messages",
+    "metadata",
+    "prediction",
+    "regex",
+    "response_format",
+    "structured_outputs",
+]
+MESSAGE_FIELDS = [
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "refusal",
+    "reasoning_content",
+    "x",
+]
+
+
+def test_no_value_of_any_field_of_a_chat_is_an_error_of_ours() -> None:
+    path, message = "/v1/chat/completions", '{"role": "user", "content": "a"}'
+    values = (*OTHERS, *ODD, *NESTED, *NUMBERS[:3])
+    bodies = [
+        *(f'{{"messages": [{message}], "{field}": {value}}}' for field in CHAT_FIELDS for value in values),
+        *(
+            f'{{"messages": [{{"role": "{role}", "content": "a", "{field}": {value}}}]}}'
+            for role in ("assistant", "tool", "user")
+            for field in MESSAGE_FIELDS
+            for value in values
+        ),
+    ]
+    app = make_door()
+    for body in bodies:
+        answer = ask(app, "POST", path, body.encode())
+        assert answer.status in (200, 400), (body[:200], answer.body)
+
+
 @pytest.mark.parametrize("path", PROMPT)
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "9" * 400, "null", "true", "{}", "[null]", "[[[]]]"])
 def test_a_prompt_of_another_type_is_refused(path: str, value: str) -> None:

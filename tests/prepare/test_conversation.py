@@ -152,7 +152,7 @@ def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer
 
 @pytest.mark.parametrize("family", sorted(WITH_TOOLS))
 @pytest.mark.parametrize(
-    "arguments", ["", "{", "null", "[1]", '"x"', "nan", '{"a": NaN}', "<|im_end|>", "[" * 9_999]
+    "arguments", ["", "{", "null", "[1]", '"x"', "nan", '{"a": NaN}', "<|im_end|>", "[" * 9_999, '{"a": ' * 500 + "1" + "}" * 500]
 )
 def test_a_malformed_call_of_the_past_is_written_down(
     families: Tokenizer, family: str, arguments: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,9 +25,25 @@ def check(
     _print_meaning(load_settings({"manifest": file}, {}))
 
 
+class Page(StrEnum):
+    """A reference that is made from the source."""
+
+    SETTINGS = "settings"
+    OPENAI = "openai"
+
+
 @config_app.command()
-def reference() -> None:
-    """Print the reference of all settings, as Markdown."""
+def reference(
+    page: Annotated[
+        Page, typer.Argument(help="Of the settings, or of the OpenAI API's fields")
+    ] = Page.SETTINGS,
+) -> None:
+    """Print a reference page, as Markdown."""
+    if page is Page.OPENAI:
+        from takeoff.http.openai.reference import openai_page
+
+        sys.stdout.write(openai_page())
+        return
     from takeoff.cli.reference import reference_page
 
     sys.stdout.write(reference_page())

@@ -17,8 +17,7 @@ from takeoff.http.encoders import encoder_router
 from takeoff.http.guard import Guard
 from takeoff.http.limits import BodyLimits
 from takeoff.http.management import management_router
-from takeoff.http.openai import openai_router
-from takeoff.http.openai_embeddings import embeddings_router
+from takeoff.http.openai.router import openai_routers
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
 from takeoff.http.refusals import error_response, validation_response
@@ -43,8 +42,7 @@ def make_app(
     """The front door: Takeoff v1, the OpenAI API, pages, health and metrics."""
     routers = [
         v1_router(service, stop_at_roles=settings.stop_at_roles),
-        openai_router(service),
-        embeddings_router(service, settings),
+        *openai_routers(service, settings),
         page_router("front"),
         *_state_routers(service, settings),
     ]
@@ -93,7 +91,7 @@ def make_openai_app(
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
 ) -> FastAPI:
     """The OpenAI API of the front door, alone."""
-    routers = [openai_router(service), embeddings_router(service, settings), health_router(service)]
+    routers = [*openai_routers(service, settings), health_router(service)]
     return _make_door("Takeoff OpenAI API", service, settings, routers)
 
 

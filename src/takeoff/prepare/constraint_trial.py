@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from takeoff.errors import InvalidRequest
 from takeoff.models.guidance import new_matcher
 from takeoff.prepare.json_schema import SchemaError, enforceable
+from takeoff.prepare.lark import lark_of
 from takeoff.prepare.regex import whole_match
 from takeoff.request import Constraint, ConstraintKind
 
@@ -90,6 +91,8 @@ class ConstraintTrial:
     def _written(self, constraint: Constraint) -> str:
         if constraint.kind is ConstraintKind.REGEX:
             return LLMatcher.grammar_from_regex(whole_match(constraint.source, constraint.kind.value))
+        if constraint.kind is ConstraintKind.GRAMMAR:
+            return LLMatcher.grammar_from_lark(lark_of(constraint.source))
         if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
         schema = enforceable(json.loads(constraint.source))

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from takeoff.request import MAX_DEPTH, is_nested_deeper
+
 # What every template is given, and no client may set.
 RESERVED_VALUES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
@@ -46,6 +48,8 @@ def arguments_of(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text) if text.strip() else None
     except (ValueError, RecursionError):
+        value = text
+    if is_nested_deeper(value, MAX_DEPTH):
         value = text
     if value is None:
         return {}

@@ -167,6 +167,9 @@ class Settings(ReaderSettings):
     stop_at_roles: bool = Field(
         False, description="End a v1 completion at a token 'User' or 'Assistant', as the first Takeoff did"
     )
+    lenient: bool = Field(
+        False, description="Log unknown fields of OpenAI requests in place of refusing them"
+    )
     enable_metrics: bool = Field(True, description="Answer /metrics")
 
     max_queued_tokens: int = Field(

@@ -52,6 +52,7 @@ def refused(**body: Any) -> dict[str, Any]:
         ({"stop": []}, {}),
         ({"stop": None}, {}),
         ({"seed": 7}, {"seed": 7}),
+        ({"seed": -1}, {"seed": 2**64 - 1}),
         ({"presence_penalty": 0.5}, {"presence_penalty": 0.5}),
         ({"frequency_penalty": -0.5}, {"frequency_penalty": -0.5}),
         ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
@@ -79,7 +80,7 @@ def test_each_field_reaches_the_sampler(body: dict[str, Any], ours: dict[str, An
         ("top_p", 1.5),
         ("n", 0),
         ("n", 17),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
         ("seed", 2**63),
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
@@ -183,10 +184,10 @@ def test_the_answer_has_choices_in_order_and_sums_the_usage() -> None:
     ]
     assert all(choice["logprobs"] is None for choice in body["choices"])
     assert body["usage"] == {
-        "prompt_tokens": 1 + 1 + 3 + 3,
+        "prompt_tokens": 1 + 3,  # a prompt counts once, however many choices it has
         "completion_tokens": 4 * 2,
-        "total_tokens": 8 + 8,
-        "prompt_tokens_details": {"cached_tokens": 4},
+        "total_tokens": 4 + 8,
+        "prompt_tokens_details": {"cached_tokens": 2},
     }
 
 
@@ -228,7 +229,7 @@ def test_the_usage_chunk_comes_last_when_it_is_asked_for() -> None:
         "total_tokens": 8,
         "prompt_tokens_details": {"cached_tokens": 2},
     }
-    assert all(chunk["choices"] for chunk in chunks)
+    assert all(chunk["choices"] and chunk["usage"] is None for chunk in chunks)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -240,7 +241,7 @@ def test_a_stream_that_fails_says_so_and_has_no_done(n: int, caplog: pytest.LogC
     *chunks, error = events
     assert "[DONE]" not in events
     assert chunks[0]["choices"][0]["text"] == "Hello"
-    assert not [chunk for chunk in chunks if "usage" in chunk or chunk["choices"][0]["finish_reason"]]
+    assert not [chunk for chunk in chunks if chunk["usage"] or chunk["choices"][0]["finish_reason"]]
     assert error["error"]["code"] == "engine_failed"
     assert error["error"]["message"] == "the engine died while serving: it was killed by signal 9"
     assert error["error"]["type"] == "server_error"
@@ -266,3 +267,19 @@ def test_the_models_are_listed() -> None:
     assert [(model["id"], model["object"], model["owned_by"]) for model in body["data"]] == [
         ("smollm2", "model", "takeoff")
     ]
+
+
+def test_one_model_is_told_by_its_name() -> None:
+    assert ask(make_door(), "GET", "/v1/models/smollm2").json["id"] == "smollm2"
+    error = ask(make_door(door="openai"), "GET", "/v1/models/org/gpt-9").json["error"]
+    assert error["message"] == "there is no model 'org/gpt-9', only smollm2"
+    assert (error["param"], error["code"]) == ("model", "not_found")
+
+
+def test_a_lenient_server_logs_unknown_fields(caplog: pytest.LogCaptureFixture) -> None:
+    body = {"prompt": "a", "temprature": 1, "stream": False}
+    app = make_door(lenient=True)
+    with caplog.at_level(logging.WARNING):
+        assert ask(app, "POST", PATH, body).status == 200
+    assert caplog.messages == ["ignored the unknown field 'temprature'"]
+    assert ask(app, "POST", PATH, body | {"suffix": "x"}).json["error"]["param"] == "suffix"

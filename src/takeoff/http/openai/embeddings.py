@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import Field, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -15,25 +16,28 @@ from takeoff.errors import InvalidRequest
 from takeoff.http.answers import unless_client_leaves
 from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.encoders import json_response
-from takeoff.http.openai import MAX_MODEL_CHARACTERS, model_told, refuse_unknown
+from takeoff.http.openai.fields import OpenAIBody, Unserved
+from takeoff.http.openai.sampling import MAX_MODEL_CHARACTERS, model_told
 from takeoff.http.ports import Service
 from takeoff.http.texts import like
 from takeoff.request import EncodeRequest, Task
 from takeoff.settings import Settings
 from takeoff.settings.values import DEFAULT_GROUP
 
-_HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {"dimensions": (None,)}
 
-
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(OpenAIBody):
     """POST /v1/embeddings. `model` is a group, a reader or a model."""
 
-    model_config = ConfigDict(extra="allow")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"dimensions": Unserved()}
 
     input: StrictStr | Texts = Field(description="The text, or a list of them")
-    model: StrictStr | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
-    encoding_format: Literal["float", "base64"] | None = None
-    user: str | None = Field(None, max_length=1_024)
+    model: StrictStr | None = Field(
+        None,
+        max_length=MAX_MODEL_CHARACTERS,
+        description="A model, a reader or a group; default: the group `primary`",
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="Of the vectors")
+    user: str | None = Field(None, max_length=1_024, description="Who asks")
 
 
 def embeddings_router(service: Service, settings: Settings) -> APIRouter:
@@ -44,7 +48,7 @@ def embeddings_router(service: Service, settings: Settings) -> APIRouter:
     async def create_embeddings(http_request: HttpRequest) -> Response:
         """The vectors of one text or several."""
         body = await parse_body(http_request, EmbeddingsBody)
-        refuse_unknown(body, _HARMLESS_VALUES)
+        body.check_fields(lenient=settings.lenient)
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not 1 <= len(texts) <= settings.max_user_batch_size:
             limit = settings.max_user_batch_size

@@ -1,0 +1,56 @@
+"""What the answers of /v1/completions and /v1/chat/completions have in common."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from takeoff.errors import TakeoffError
+from takeoff.http.answers import merge
+from takeoff.http.ports import Generation
+from takeoff.http.refusals import error_body
+from takeoff.http.sse import DONE, sse_event
+from takeoff.request import TokenEvent
+
+Choices = Callable[[int, TokenEvent], Sequence[dict[str, Any]]]  # of a generation's event; one chunk each
+
+
+def head_of(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """What every object of one answer begins with."""
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def usage(generations: Sequence[Generation], n: int) -> dict[str, Any]:
+    """The tokens of `n` choices of each prompt: a prompt counts once."""
+    prompts = generations[::n]
+    prompt = sum(generation.prompt_tokens for generation in prompts)
+    completion = sum(generation.completion_tokens for generation in generations)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(generation.cached_tokens for generation in prompts)},
+    }
+
+
+async def stream_chunks(
+    head: dict[str, Any], generations: list[Generation], choices: Choices, *, n: int, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """Chunks of all generations as they come; an error travels as a chunk of its own."""
+    told = {**head, "usage": None} if with_usage else head
+    try:
+        async with aclosing(merge(generations)) as events:
+            async for index, event in events:
+                for choice in choices(index, event):
+                    yield sse_event(msgspec.json.encode({**told, "choices": [choice]}))
+    except TakeoffError as exc:
+        yield sse_event(msgspec.json.encode(error_body(exc)))
+        return
+    if with_usage:
+        yield sse_event(msgspec.json.encode({**head, "choices": [], "usage": usage(generations, n)}))
+    yield DONE

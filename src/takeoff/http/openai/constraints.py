@@ -1,0 +1,156 @@
+"""What an answer must match: OpenAI's response_format, and the names that other servers have for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+
+from takeoff.errors import InvalidRequest
+from takeoff.http.openai.fields import OpenAIBody
+from takeoff.request import Constraint, ConstraintKind
+
+MAX_CHOICES = 1_000
+MAX_FORMAT_NAME = 64
+
+_ANY_OBJECT = {"type": "object"}
+
+
+class JsonSchemaFormat(BaseModel):
+    """`json_schema` of a response_format. It is always enforced, `strict` or not."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    name: StrictStr = Field(max_length=MAX_FORMAT_NAME)
+    schema_: Any = Field(None, alias="schema")
+    description: StrictStr | None = None
+    strict: bool | None = None
+
+
+class TextFormat(BaseModel):
+    """No constraint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    """Any object of JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(BaseModel):
+    """JSON that a schema describes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaFormat
+
+    @property
+    def told(self) -> Any:
+        """What the answer obeys; of none: any JSON."""
+        schema = self.json_schema.schema_
+        return {} if schema is None else schema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")]
+Choices = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's `structured_outputs`: one of these."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    json_: Any = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: StrictStr | None = None
+    choice: Choices | None = None
+    grammar: StrictStr | None = None
+
+
+class ConstrainedBody(OpenAIBody):
+    """The fields. At most one of them is given."""
+
+    response_format: ResponseFormat | None = Field(
+        None, description="`text`, `json_object`, or `json_schema`, which is enforced, `strict` or not"
+    )
+    regex: StrictStr | None = Field(
+        None,
+        description="Regular expression, of Python's dialect, that the whole answer matches; not OpenAI's",
+    )
+    grammar: StrictStr | None = Field(
+        None, description="Grammar in Lark's syntax, or GBNF, that the whole answer matches; not OpenAI's"
+    )
+    structured_outputs: StructuredOutputs | None = Field(
+        None, description="vLLM's: one of `json`, `json_object`, `regex`, `choice`, `grammar`"
+    )
+    guided_json: Any = Field(None, description="vLLM's older name for a JSON Schema")
+    guided_regex: StrictStr | None = Field(None, description="vLLM's older name for `regex`")
+    guided_choice: Choices | None = Field(
+        None, description=f"vLLM's: up to {MAX_CHOICES} texts, of which the answer is one"
+    )
+    guided_grammar: StrictStr | None = Field(None, description="vLLM's older name for `grammar`")
+
+    def constraint(self) -> tuple[str, Constraint] | None:
+        """The field that constrains the answer, and how; None: none does.
+
+        Raises:
+            InvalidRequest: several do, or a schema can't be written down.
+        """
+        given = [(name, make, value) for name, make, value in self._constraints() if value is not None]
+        if len(given) > 1:
+            (first, *_), (second, *_), *_ = given
+            message = f"{first} and {second} are both given, and one of them constrains the answer"
+            raise InvalidRequest(message, param=second)
+        for name, make, value in given:
+            try:
+                return name, make(value)
+            except RecursionError as exc:
+                raise InvalidRequest(f"{name} is nested too deeply", param=name) from exc
+        return None
+
+    def _constraints(self) -> list[tuple[str, Callable[[Any], Constraint], Any]]:
+        form = self.response_format
+        outputs = self.structured_outputs or StructuredOutputs.model_validate({})
+        return [
+            ("response_format", _schema, form.told if isinstance(form, SchemaFormat) else None),
+            ("response_format", _schema, _ANY_OBJECT if isinstance(form, JsonObjectFormat) else None),
+            ("regex", _regex, self.regex),
+            ("grammar", _grammar, self.grammar),
+            ("structured_outputs", _schema, outputs.json_),
+            ("structured_outputs", _schema, _ANY_OBJECT if outputs.json_object else None),
+            ("structured_outputs", _regex, outputs.regex),
+            ("structured_outputs", _choice, outputs.choice),
+            ("structured_outputs", _grammar, outputs.grammar),
+            ("guided_json", _schema, self.guided_json),
+            ("guided_regex", _regex, self.guided_regex),
+            ("guided_choice", _choice, self.guided_choice),
+            ("guided_grammar", _grammar, self.guided_grammar),
+        ]
+
+
+def _schema(value: Any) -> Constraint:
+    """Of a schema, or of its JSON."""
+    source = value if isinstance(value, str) else json.dumps(value)
+    return Constraint(ConstraintKind.JSON_SCHEMA, source)
+
+
+def _regex(source: str) -> Constraint:
+    return Constraint(ConstraintKind.REGEX, source)
+
+
+def _choice(texts: list[str]) -> Constraint:
+    return _regex("|".join(map(re.escape, texts)))
+
+
+def _grammar(source: str) -> Constraint:
+    return Constraint(ConstraintKind.GRAMMAR, source)

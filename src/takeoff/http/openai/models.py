@@ -1,0 +1,35 @@
+"""/v1/models: what `model` may be."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from takeoff.errors import NotFound
+from takeoff.http.ports import Service
+
+
+def models_router(service: Service) -> APIRouter:
+    """The two routes, over `service`."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    created = int(time.time())
+
+    def told(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "takeoff"}
+
+    @router.get("/models")
+    async def models() -> Response:
+        """What `model` may be."""
+        return JSONResponse({"object": "list", "data": [told(name) for name in service.models()]})
+
+    @router.get("/models/{name:path}")
+    async def model(name: str) -> Response:
+        """One of them."""
+        if name not in service.models():
+            raise NotFound(f"there is no model {name!r}, only {', '.join(service.models())}", param="model")
+        return JSONResponse(told(name))
+
+    return router

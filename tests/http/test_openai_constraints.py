@@ -1,0 +1,100 @@
+"""What an answer must match, in every shape that OpenAI's and other servers' clients send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.http.door import FakeService, post
+
+from takeoff.errors import InvalidRequest
+from takeoff.request import Constraint, ConstraintKind
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+OF_SCHEMA = Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMA))
+OBJECT = Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "object"}')
+DIGITS = Constraint(ConstraintKind.REGEX, "[0-9]+")
+LARK = Constraint(ConstraintKind.GRAMMAR, 'start: "a"')
+PATHS = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+    "/v1/completions": {"prompt": "a"},
+}
+
+
+def response_format(**form: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", **form}}}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("body", "constraint"),
+    [
+        ({}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": None, "structured_outputs": None, "regex": None}, None),
+        ({"response_format": {"type": "json_object"}}, OBJECT),
+        (response_format(schema=SCHEMA, strict=True), OF_SCHEMA),
+        (response_format(schema=SCHEMA, strict=False, description="an a"), OF_SCHEMA),
+        (response_format(), Constraint(ConstraintKind.JSON_SCHEMA, "{}")),
+        ({"regex": "[0-9]+"}, DIGITS),
+        ({"grammar": 'start: "a"'}, LARK),
+        ({"structured_outputs": {"json": SCHEMA}}, OF_SCHEMA),
+        ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, OF_SCHEMA),
+        ({"structured_outputs": {"json_object": True}}, OBJECT),
+        ({"structured_outputs": {"regex": "[0-9]+"}}, DIGITS),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, LARK),
+        ({"structured_outputs": {"choice": ["a.b", "c"]}}, Constraint(ConstraintKind.REGEX, r"a\.b|c")),
+        ({"guided_json": SCHEMA}, OF_SCHEMA),
+        ({"guided_regex": "[0-9]+"}, DIGITS),
+        ({"guided_choice": ["a", "b"]}, Constraint(ConstraintKind.REGEX, "a|b")),
+        ({"guided_grammar": 'start: "a"'}, LARK),
+    ],
+)
+def test_each_shape_becomes_one_constraint(
+    path: str, body: dict[str, Any], constraint: Constraint | None
+) -> None:
+    service = FakeService()
+    answer = post(service, path, **PATHS[path], **body)
+    assert answer.status == 200, answer.body
+    assert [request.sampling.constraint for request in service.requests] == [constraint]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format", "xml"),
+        ({"response_format": {"type": "text", "a": 1}}, "response_format", "not permitted"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "required"),
+        (response_format(schemas=SCHEMA), "response_format", "not permitted"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs", "not permitted"),
+        ({"guided_choice": []}, "guided_choice", "at least 1"),
+        ({"guided_choice": ["a"] * 1_001}, "guided_choice", "at most 1000"),
+        ({"regex": "a", "grammar": "b"}, "grammar", "regex and grammar are both given"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "are both given"),
+    ],
+)
+def test_what_is_no_constraint_is_refused_by_its_field(body: dict[str, Any], param: str, says: str) -> None:
+    error = post(FakeService(), "/v1/completions", prompt="a", **body).json["error"]
+    assert error["param"] == param
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("body", "kind", "param"),
+    [
+        (response_format(schema=SCHEMA), "json_schema", "response_format"),
+        ({"guided_choice": ["a"]}, "regex", "guided_choice"),
+        ({"grammar": "a"}, "grammar", "grammar"),
+    ],
+)
+def test_a_constraint_that_is_refused_is_told_by_its_field(
+    stream: bool, body: dict[str, Any], kind: str, param: str
+) -> None:
+    service = FakeService()
+    service.refusal = InvalidRequest("it can't be enforced: too hard", param=kind)
+    answer = post(service, "/v1/completions", prompt="a", stream=stream, **body)
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == param
+    assert answer.json["error"]["message"] == f"{param}: it can't be enforced: too hard"
