@@ -14,7 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "takeoff"
 
-EVERYONE_MAY = {"errors", "request", "settings", "observe"}
+EVERYONE_MAY = {"call_formats", "errors", "request", "settings", "observe"}
 
 # part of takeoff      what else of takeoff it may import
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": set(),
     "cluster": {"service"},
     "settings": set(),
+    "call_formats": set(),
     "request": set(),
     "errors": set(),
 }
@@ -40,6 +41,7 @@ ONLY: dict[str, set[str]] = {
     "bench": {"errors", "request"},
     "models": {"errors", "request", "settings"},
     "settings": {"errors"},
+    "call_formats": set(),
     "request": {"errors"},
     "errors": set(),
 }

@@ -38,6 +38,7 @@ class ConstraintKind(StrEnum):
     REGEX = "regex"
     JSON_SCHEMA = "json_schema"
     GRAMMAR = "grammar"  # Lark, or GBNF
+    TOOLS = "tools"  # JSON: `tools`, each `name` and `parameters`; `is_required`; `is_parallel`
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Constraint:
     """What the whole completion must match. Tried by the preparer before it reaches an engine."""
 
     kind: ConstraintKind
-    source: str  # the regular expression, the schema as JSON, or the grammar
+    source: str  # as its kind has it: a schema as JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 
 def test_completions_plain_and_streamed_agree(server_url: str) -> None:
@@ -184,3 +186,99 @@ def test_answers_match_what_they_must(server_url: str) -> None:
                 **asked, response_format={**strict, "json_schema": {"name": "x", "schema": {"type": "frog"}}}
             )
         assert caught.value.param == "response_format"
+
+
+CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Tokyo", "Delhi", "Perth", "Quito", "Bern"]
+ASKS = [
+    "What is the weather in {}?",
+    "Set a timer called {} for 5 minutes.",
+    "Translate the word {} into French.",
+    "Convert 20 euros for my trip to {}.",
+    "Book a table for two in {} tomorrow.",
+]
+
+
+def tool(name: str, required: list[str], **properties: Any) -> Any:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "description": name, "parameters": parameters}}
+
+
+TOOLS = [
+    tool("get_weather", ["city"], city={"type": "string", "maxLength": 30}, unit={"enum": ["C", "F"]}),
+    tool(
+        "set_timer",
+        ["label", "minutes"],
+        label={"type": "string", "maxLength": 30},
+        minutes={"type": "integer"},
+    ),
+    tool(
+        "translate", ["text", "to"], text={"type": "string", "maxLength": 40}, to={"enum": ["fr", "de", "es"]}
+    ),
+    tool(
+        "convert",
+        ["amount"],
+        amount={"type": "number"},
+        currencies={"type": "array", "items": {"enum": ["EUR"]}, "maxItems": 2},
+    ),
+    tool(
+        "book", ["people"], people={"type": "integer", "minimum": 1, "maximum": 12}, late={"type": "boolean"}
+    ),
+]
+SCHEMAS = {each["function"]["name"]: each["function"]["parameters"] for each in TOOLS}
+
+
+def test_fifty_of_fifty_required_calls_are_valid(server_url: str) -> None:
+    prompts = [ask.format(city) for ask in ASKS for city in CITIES]
+
+    async def ask_all() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="none") as client:
+            asked: dict[str, Any] = {"model": "primary", "tools": TOOLS, "tool_choice": "required", "seed": 1}
+            asked["parallel_tool_calls"] = False
+            create = client.chat.completions.create
+            return await asyncio.gather(
+                *(create(**asked, messages=[{"role": "user", "content": prompt}]) for prompt in prompts)
+            )
+
+    answers = asyncio.run(ask_all())
+    assert len(answers) == 50
+    for answer in answers:
+        choice = answer.choices[0]
+        assert choice.finish_reason == "tool_calls", choice
+        assert choice.message.content is None
+        assert len(choice.message.tool_calls) == 1
+        for call in choice.message.tool_calls:
+            jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+
+
+def test_a_named_call_streamed_is_the_whole_one_and_its_result_can_be_told(server_url: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": "How is the weather in Oslo?"}]
+    asked: dict[str, Any] = {"model": "primary", "tools": TOOLS, "temperature": 0, "max_tokens": 60}
+    choice: Any = {"type": "function", "function": {"name": "get_weather"}}
+    with chatter(server_url) as client:
+        whole = (
+            client.chat.completions.create(messages=messages, tool_choice=choice, **asked).choices[0].message
+        )
+        assert whole.tool_calls is not None
+        (call,) = whole.tool_calls
+        assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+        assert call.function.name == "get_weather"
+        with client.chat.completions.stream(messages=messages, tool_choice=choice, **asked) as stream:
+            streamed = stream.get_final_completion().choices[0].message
+        assert streamed.tool_calls is not None
+        assert streamed.tool_calls[0].function.arguments == call.function.arguments
+        messages += [
+            whole.model_dump(),
+            {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees"},
+        ]
+        answer = client.chat.completions.create(messages=messages, **asked, tool_choice="none")
+        assert answer.choices[0].message.content
+        broken = call.model_copy(deep=True)
+        broken.function.arguments = '{"city": '
+        messages[1]["tool_calls"] = [broken.model_dump()]
+        answer = client.chat.completions.create(messages=messages, **asked)
+        assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")

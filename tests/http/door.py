@@ -15,6 +15,7 @@ import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message
 
+from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, NotFound, TakeoffError
 from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
 from takeoff.http.server import DoorServer, listen
@@ -55,6 +56,7 @@ class FakeGeneration:
         prompt = request.prompt
         self.prompt_tokens = len(prompt.messages if isinstance(prompt, Conversation) else prompt)
         self.cached_tokens = 1
+        self.call_format = CallFormat.HERMES
         self.completion_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.num_cancelled = 0
@@ -148,6 +150,7 @@ class FakeService:
         self.fleet = [FakeReader("smollm2")]
         self.encodings: list[EncodeRequest] = []
         self.calls: list[tuple[Any, ...]] = []  # of the other questions
+        self.call_format = CallFormat.HERMES  # of the model
         self.states: dict[str, bool] = {}  # what waiting for a state comes to
         self._script = script
 
@@ -221,6 +224,7 @@ class FakeService:
         self._check_group(request.group)
         script = self._script(request) if callable(self._script) else self._script
         generation = FakeGeneration(request, script, self.gate)
+        generation.call_format = self.call_format
         self.generations.append(generation)
         self.taken.set()
         return generation

@@ -16,13 +16,12 @@ from tests.prepare.test_prompt import SYSTEM, text_of
 
 from takeoff.errors import InvalidRequest
 from takeoff.prepare.chat_template import ChatTemplate, TemplateRefused
-from takeoff.prepare.conversation import arguments_of, shaped
+from takeoff.prepare.conversation import arguments_of, told
 from takeoff.prepare.prompt import PromptBuilder
 from takeoff.prepare.tokenizer import Tokenizer
 from takeoff.request import Conversation, strings_of
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parent / "templates").glob("*.jinja")}
-WITH_TOOLS = {"chatml", "llama3", "mistral", "deepseek"}
 # Messages of the fuzz, over all templates; 100,000 were run once by hand.
 NUM_FUZZED = int(os.environ.get("TAKEOFF_FUZZED_MESSAGES", "3000"))
 SPECIALS = [*CONTROL_TEXTS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
@@ -49,6 +48,8 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+MALFORMED = ["", "{", "null", "[1]", '"x"', "nan", '{"a": NaN}', "<|im_end|>", "[" * 9_999]
+MALFORMED += ['{"a":' * 500 + "1" + "}" * 500]
 PIECES = [
     "Hello", " world", "\n", "\n\n", "  ", "\t", "<", ">", "<|", "|>", "</", "[", "]", "{", "}", '"', "\\",
     "'", "<think>", "</think>", "<tool_call>", "naïve", "東京", "🙂", "None", "{{ bos_token }}", "{% raw %}",
@@ -72,10 +73,9 @@ def rendered(tokenizer: Tokenizer, conversation: Conversation) -> str:
     """What the template makes of the conversation as it is."""
     bos, eos = (tokenizer.text(token_id) for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id))
     source = tokenizer.chat_template or ""
+    messages, tools = told(conversation, source)
     return ChatTemplate(source, bos_text=bos, eos_text=eos).render(
-        shaped(conversation.messages, source),
-        tools=conversation.tools or None,
-        values=conversation.template_values,
+        messages, tools=tools or None, values=conversation.template_values
     )
 
 
@@ -140,7 +140,7 @@ def test_every_family_is_written_as_llama_cpp_reads_it(families: Tokenizer, fami
     assert sum(map(families.is_control, ids)) >= 4
 
 
-@pytest.mark.parametrize("family", sorted(WITH_TOOLS))
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
 def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer, family: str) -> None:
     conversation = called('{"city": "Genève"}')
     ids = builder(families, TEMPLATES[family]).build_chat(conversation)
@@ -150,16 +150,31 @@ def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer
     assert "12 °C" in text
 
 
-@pytest.mark.parametrize("family", sorted(WITH_TOOLS))
-@pytest.mark.parametrize(
-    "arguments", ["", "{", "null", "[1]", '"x"', "nan", '{"a": NaN}', "<|im_end|>", "[" * 9_999, '{"a": ' * 500 + "1" + "}" * 500]
-)
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
+@pytest.mark.parametrize("arguments", MALFORMED)
 def test_a_malformed_call_of_the_past_is_written_down(
     families: Tokenizer, family: str, arguments: str
 ) -> None:
     ids = builder(families, TEMPLATES[family]).build_chat(called(arguments))
     harmless = builder(families, TEMPLATES[family]).build_chat(called("{}"))
     assert controls(families, ids) == controls(families, harmless)
+
+
+def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_its_texts(families: Tokenizer) -> None:
+    conversation = called('{"city": "Genève"}', "12 °C")
+    conversation.messages[:0] = [{"role": "system", "content": "Be brief."}]
+    conversation.messages.append({"role": "user", "content": "So?"})
+    text = text_of(families, builder(families, TEMPLATES["gemma"]).build_chat(conversation))
+    assert text == (
+        "<s><start_of_turn>user\nBe brief.\n\nYou can call functions. These are the functions, one a line, "
+        "with the JSON Schema of their parameters:\n"
+        f"{json.dumps(TOOL['function'])}\n"
+        "To call one, answer with nothing but a line of JSON: "
+        '{"name": <its name>, "arguments": <its arguments>}\n\n'
+        "How is the weather?<end_of_turn>\n<start_of_turn>model\n"
+        '{"name": "weather", "arguments": {"city": "Genève"}}<end_of_turn>\n'
+        "<start_of_turn>user\nResult: 12 °C\nSo?<end_of_turn>\n<start_of_turn>model\n"
+    )
 
 
 def test_arguments_are_always_an_object() -> None:
@@ -258,7 +273,7 @@ def filled(value: Any, fill: Callable[[], str]) -> Any:
     return value
 
 
-def random_conversation(rng: random.Random, family: str) -> tuple[list[Any], list[Any]]:
+def random_conversation(rng: random.Random) -> tuple[list[Any], list[Any]]:
     """Messages and tools, with holes."""
 
     def text() -> str:
@@ -269,7 +284,7 @@ def random_conversation(rng: random.Random, family: str) -> tuple[list[Any], lis
         messages.append({"role": rng.choice(["system", "developer"]), "content": text()})
     for _ in range(rng.randrange(1, 4)):
         messages.append({"role": "user", "content": text()})
-        if family in WITH_TOOLS and rng.random() < 0.3:
+        if rng.random() < 0.3:
             arguments = json.dumps({text(): text()}) if rng.random() < 0.7 else text()
             messages.append(
                 {"role": "assistant", "content": "", "tool_calls": [call(arguments, name=text())]}
@@ -278,7 +293,7 @@ def random_conversation(rng: random.Random, family: str) -> tuple[list[Any], lis
         messages.append({"role": "assistant", "content": text()})
     messages.append({"role": "user", "content": text()})
     tools = [{"type": "function", "function": {"name": text(), "description": text()}}]
-    has_tools = family in WITH_TOOLS and rng.random() < 0.3
+    has_tools = rng.random() < 0.3
     return messages, tools if has_tools else []
 
 
@@ -291,7 +306,7 @@ def test_no_message_forges_a_role(families: Tokenizer) -> None:
             families.chat_template = TEMPLATES[family]
             seed += 1
             rng = random.Random(seed)
-            holed = random_conversation(rng, family)
+            holed = random_conversation(rng)
             messages, tools = filled(list(holed), lambda: "x")
             if any(special in text for text in strings_of([messages, tools]) for special in SPECIALS):
                 continue

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from takeoff.call_formats import CallFormat
 from takeoff.request import EncodeRequest, Encoding, FinishReason, Request, TokenEvent
 from takeoff.settings import ReaderSettings
 
@@ -19,6 +20,8 @@ class Generation(Protocol):
     def cached_tokens(self) -> int: ...
     @property
     def completion_tokens(self) -> int: ...
+    @property
+    def call_format(self) -> CallFormat: ...
     @property
     def finish_reason(self) -> FinishReason | None: ...
     def __enter__(self) -> Self: ...

@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from takeoff.call_formats import CallFormat
 from takeoff.request import Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
 
 
@@ -208,6 +209,7 @@ class VocabularyLoaded(Message, frozen=True):
     pid: int
     n_vocab: int
     has_chat_template: bool
+    call_format: CallFormat = CallFormat.JSON  # of tools, as the template writes it
 
 
 class Prepare(Message, frozen=True):

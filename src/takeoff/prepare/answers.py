@@ -35,7 +35,7 @@ class Answerer:
 
     def __init__(self, tokenizer: Tokenizer, *, tries_constraints: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._trial = ConstraintTrial(tokenizer.for_constraints()) if tries_constraints else None
+        self._trial = ConstraintTrial(tokenizer.for_constraints(), tokenizer) if tries_constraints else None
         self._builder = PromptBuilder(tokenizer)
         self._last_image: tuple[bytes, Image] | None = None
 

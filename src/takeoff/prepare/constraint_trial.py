@@ -7,16 +7,18 @@ The process around it bounds time and memory. What can't be enforced is refused 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from takeoff.call_formats import SYNTAX, call_format_of
 from takeoff.errors import InvalidRequest
 from takeoff.models.guidance import new_matcher
-from takeoff.prepare.json_schema import SchemaError, enforceable
+from takeoff.prepare.json_schema import OWN_KEY, SchemaError, enforceable
 from takeoff.prepare.lark import lark_of
 from takeoff.prepare.regex import whole_match
+from takeoff.prepare.tool_grammar import tool_grammar
 from takeoff.request import Constraint, ConstraintKind
 
 if TYPE_CHECKING:
@@ -40,11 +42,23 @@ _OVERRIDES: JsonCompileOptions = {
 }
 
 
+class CallVocabulary(Protocol):
+    """What calls of tools need of a tokenizer."""
+
+    chat_template: str | None
+
+    def find(self, text: str) -> int | None: ...
+
+    def is_control(self, token_id: int) -> bool: ...
+
+
 class ConstraintTrial:
     """Tries constraints for one vocabulary."""
 
-    def __init__(self, tokenizer: LLTokenizer) -> None:
+    def __init__(self, tokenizer: LLTokenizer, vocabulary: CallVocabulary | None = None) -> None:
+        """`vocabulary`: the same, with its chat template; without one no tool can be called."""
         self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
 
     def grammar(self, constraint: Constraint) -> str:
         """The grammar of `constraint`, which compiles and has a first token.
@@ -95,8 +109,40 @@ class ConstraintTrial:
             return LLMatcher.grammar_from_lark(lark_of(constraint.source))
         if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
-        schema = enforceable(json.loads(constraint.source))
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_OVERRIDES)
+        source = json.loads(constraint.source)
+        if constraint.kind is ConstraintKind.TOOLS:
+            return LLMatcher.grammar_from_lark(self._tools(**source))
+        return LLMatcher.grammar_from_json_schema(enforceable(source), overrides=_OVERRIDES)
+
+    def _tools(self, *, tools: list[dict[str, Any]], is_required: bool, is_parallel: bool) -> str:
+        """The grammar of an answer that calls `tools`, in the format of the model's template.
+
+        Raises:
+            ValueError: a tool's schema can't be enforced; its name is told.
+        """
+        assert self._vocabulary is not None, "given where tools are called"
+        for tool in tools:
+            try:
+                grammar = LLMatcher.grammar_from_json_schema(
+                    enforceable(tool["parameters"]), overrides=_OVERRIDES
+                )
+            except ValueError as exc:
+                raise ValueError(f"the parameters of {tool['name']!r}: {exc}") from exc
+            error = LLMatcher.validate_grammar(grammar, self._tokenizer)
+            if error:
+                raise ValueError(f"the parameters of {tool['name']!r}: {_without_state(error)}")
+        syntax = SYNTAX[call_format_of(self._vocabulary.chat_template)]
+        control_id = self._vocabulary.find(syntax.control_text) if syntax.control_text else None
+        if control_id is not None and not self._vocabulary.is_control(control_id):
+            control_id = None
+        return tool_grammar(
+            tools,
+            syntax,
+            control_id=control_id,
+            is_required=is_required,
+            is_parallel=is_parallel,
+            written=lambda schema: json.dumps({**enforceable(schema), OWN_KEY: _OVERRIDES}),
+        )
 
 
 def _without_state(error: str) -> str:

@@ -6,12 +6,23 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from takeoff.request import MAX_DEPTH, is_nested_deeper
+from takeoff.call_formats import CallFormat, call_format_of
+from takeoff.prepare.tool_prompt import told_in_text
+from takeoff.request import MAX_DEPTH, Conversation, is_nested_deeper
 
 # What every template is given, and no client may set.
 RESERVED_VALUES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
 )
+
+
+def told(conversation: Conversation, template: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages and the tools that a template is given."""
+    messages = shaped(conversation.messages, template)
+    has_calls = conversation.tools or any({"tool_calls", "tool_call_id"} & each.keys() for each in messages)
+    if has_calls and call_format_of(template) is CallFormat.JSON:
+        return told_in_text(messages, conversation.tools), []
+    return messages, conversation.tools
 
 
 def shaped(messages: Iterable[Mapping[str, Any]], template: str) -> list[dict[str, Any]]:

@@ -40,7 +40,8 @@ _ANNOTATIONS = frozenset(
     | {"discriminator", "externalDocs", "xml"}  # of OpenAPI
 )
 _NAMES_OF_DOCUMENTS = frozenset({"$schema", "$id", "id"})  # at the root only
-_VENDOR, _OWN_KEY = "x-", "x-guidance"  # annotations by convention, but for llguidance's settings
+OWN_KEY = "x-guidance"  # of a schema: settings of llguidance
+_VENDOR = "x-"  # annotations by convention, but for that
 
 _NEWEST = "json-schema.org/draft/2020-12/schema"
 _OLDER = frozenset(
@@ -152,7 +153,7 @@ class _Writer:
                 pass
             case _ if name in _NAMES_OF_DOCUMENTS and not place:
                 pass
-            case _ if name.startswith(_VENDOR) and name != _OWN_KEY:
+            case _ if name.startswith(_VENDOR) and name != OWN_KEY:
                 pass
             case "type":
                 became[name] = _types(value, place)

@@ -12,6 +12,7 @@ import resource
 import sys
 from pathlib import Path
 
+from takeoff.call_formats import call_format_of
 from takeoff.errors import ModelError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
@@ -45,7 +46,9 @@ def serve(channel: Channel[ToPreparer, FromPreparer]) -> None:
     if load.tries_constraints:
         os.nice(NICE)
     _limit_memory()
-    channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, tokenizer.chat_template is not None))
+    template = tokenizer.chat_template
+    call_format = call_format_of(template)
+    channel.send(VocabularyLoaded(os.getpid(), tokenizer.n_vocab, template is not None, call_format))
     while True:
         inbox.wait()
         for question in inbox.take():

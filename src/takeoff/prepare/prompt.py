@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from takeoff.errors import InvalidRequest
 from takeoff.prepare.chat_template import ChatTemplate, TemplateBroken
-from takeoff.prepare.conversation import RESERVED_VALUES, shaped
+from takeoff.prepare.conversation import RESERVED_VALUES, told
 from takeoff.prepare.marks import Cutter, Marks
 from takeoff.request import Conversation
 
@@ -113,17 +113,15 @@ class PromptBuilder:
         if taken:
             raise InvalidRequest(f"{min(taken)} is not a client's to set", param="chat_template_kwargs")
         marks = Marks(self._vocabulary)
-        messages = [
-            {**marks.plain_all(message), "role": message["role"]}
-            for message in shaped(conversation.messages, self._vocabulary.chat_template or "")
-        ]
+        messages, tools = told(conversation, self._vocabulary.chat_template or "")
+        messages = [{**marks.plain_all(message), "role": message["role"]} for message in messages]
         is_continued = messages[-1]["role"] == "assistant"
         if is_continued:
             messages[-1]["content"] += marks.cut()
         rendered = self._render_chat(
             messages,
             is_continued,
-            marks.plain_all(list(conversation.tools)),
+            marks.plain_all(tools),
             marks.plain_all(conversation.template_values),
         )
         parts = marks.tokenize(rendered)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, InvalidRequest
 from takeoff.request import FinishReason, TokenEvent
 
@@ -26,6 +27,7 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
+        self.call_format = CallFormat.JSON  # how the model writes calls of tools
         self.finish_reason: FinishReason | None = None
         self._cancel = cancel
         self._events: list[TokenEvent] = []

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
 
+from takeoff.call_formats import CallFormat
 from takeoff.errors import InvalidRequest, PreparerFailed
 from takeoff.ipc.channel import ChannelClosed
 from takeoff.ipc.messages import (
@@ -246,6 +247,13 @@ class Preparers:
     def num_open_images(self) -> int:
         """Different images of open requests."""
         return len(self._images)
+
+    @property
+    def call_format(self) -> CallFormat:
+        """How the model writes calls of tools; only once a prompt was prepared."""
+        loaded = self._short.vocabulary or self._large.vocabulary
+        assert loaded is not None
+        return loaded.call_format
 
     def start(self) -> None:
         self._short.start()

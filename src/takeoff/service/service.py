@@ -25,7 +25,7 @@ from takeoff.ipc.messages import (
     Tokenized,
 )
 from takeoff.observe.metrics import Metrics
-from takeoff.request import EncodeRequest, Encoding, Request, Task
+from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
 from takeoff.service.admission import Admission
 from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import FromAny
@@ -201,6 +201,8 @@ class Service:
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
             generation = self._generations.accept(submit, reader, arrived_at)
+        if isinstance(request.prompt, Conversation):
+            generation.call_format = preparers(reader).call_format
         if submit.images:
             await generation.wait_images()
         return generation

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
-from pydantic import Field, StrictStr
+from pydantic import Field, PrivateAttr, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -16,9 +16,11 @@ from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
 from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
+from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
+from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, tool_use
 from takeoff.http.ports import Service
-from takeoff.request import MAX_TOKENS, Conversation, FinishReason, Request, TokenEvent
+from takeoff.request import MAX_TOKENS, Constraint, Conversation, Request
 from takeoff.settings import Settings
 
 
@@ -32,12 +34,9 @@ class ChatBody(SamplingBody):
         "logprobs": Unserved((None, False)),
         "modalities": Unserved((None, ["text"])),
         "moderation": Unserved(),
-        "parallel_tool_calls": Unserved((None, True)),
         "reasoning_effort": Unserved(),
         "service_tier": Unserved((None, "auto", "default")),
         "store": Unserved((None, False)),
-        "tool_choice": Unserved((None, "none", "auto")),
-        "tools": Unserved((None, [])),
         "top_logprobs": Unserved((None, 0)),
         "verbosity": Unserved((None, "medium")),
         "web_search_options": Unserved(),
@@ -54,6 +53,16 @@ class ChatBody(SamplingBody):
     max_completion_tokens: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="The same as `max_tokens`"
     )
+    tools: list[Any] | None = Field(
+        None, description=f"Functions that the model may call, up to {MAX_TOOLS}; their schemas are enforced"
+    )
+    tool_choice: Any = Field(
+        None,
+        description="`none`, `auto`, `required`, one function or `allowed_tools`; of `none` no tool is told",
+    )
+    parallel_tool_calls: bool | None = Field(
+        True, description="Whether an answer may call several times, where the model's format can"
+    )
     chat_template_kwargs: dict[StrictStr, Any] | None = Field(
         None, description="Variables of the model's chat template, as `enable_thinking`; not OpenAI's"
     )
@@ -68,18 +77,40 @@ class ChatBody(SamplingBody):
     safety_identifier: str | None = Field(None, max_length=1_024, description="Who asks")
     prediction: dict[str, Any] | None = Field(None, description="What the answer may be")
 
+    _tool_use: ToolUse | None = PrivateAttr(None)
+
+    def constraint(self) -> tuple[str, Constraint] | None:
+        """As ConstrainedBody has it, and the calls of tools are one too."""
+        constraint = super().constraint()
+        if self._tool_use is None:
+            return constraint
+        if constraint is not None:
+            message = f"{constraint[0]} and tools are both given, and one of them constrains the answer"
+            raise InvalidRequest(message, param=constraint[0], hint='send tool_choice "none"')
+        return "tools", self._tool_use.constraint()
+
     def requests(self, *, lenient: bool) -> list[Request]:
         """One request for each choice."""
         check_depth("messages", self.messages)
         check_depth("chat_template_kwargs", self.chat_template_kwargs)
+        is_parallel = self.parallel_tool_calls is not False
+        self._tool_use = tool_use(
+            self.tools or [], self.tool_choice, is_parallel=is_parallel, lenient=lenient
+        )
         conversation = Conversation(
             messages=checked_messages(self.messages, lenient=lenient),
+            tools=[] if self._tool_use is None else self._tool_use.told,
             template_values=self.chat_template_kwargs or {},
         )
         return [
             Request(prompt=conversation, sampling=sampling, group=self.group)
             for sampling in self.samplings(self._max_tokens())
         ]
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may be calls."""
+        return self._tool_use is not None
 
     def _max_tokens(self) -> int | None:
         given = {each for each in (self.max_tokens, self.max_completion_tokens) if each is not None}
@@ -108,12 +139,13 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
             with body.in_its_names():
                 generations = await submit_all(service, requests)
             head = head_of("chatcmpl", "chat.completion.chunk", model)
-            stream = stream_chunks(head, generations, _Deltas(), n=n, with_usage=body.with_usage)
+            deltas = Deltas(generations, has_tools=body.has_tools)
+            stream = stream_chunks(head, generations, deltas, n=n, with_usage=body.with_usage)
             return GenerationResponse(service, generations, stream, EVENT_STREAM)
         with body.in_its_names():
             completed = await complete_all(http_request, service, requests)
         choices = [
-            _choice(index, generation.finish_reason, message={**_ROLE, "content": text, "refusal": None})
+            whole_choice(index, generation, text, has_tools=body.has_tools)
             for index, (generation, text) in enumerate(completed)
         ]
         told = usage([generation for generation, _ in completed], n)
@@ -121,28 +153,3 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
         return JSONResponse({**head, "choices": choices, "usage": told})
 
     return router
-
-
-_ROLE = {"role": "assistant"}
-
-
-class _Deltas:
-    """The chunks of a streamed message: the first tells the role, the last why it ended."""
-
-    def __init__(self) -> None:
-        self._begun: set[int] = set()
-
-    def __call__(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
-        choices = []
-        if index not in self._begun:
-            self._begun.add(index)
-            choices.append(_choice(index, None, delta={**_ROLE, "content": ""}))
-        if event.text:
-            choices.append(_choice(index, None, delta={"content": event.text}))
-        if event.finish_reason is not None:
-            choices.append(_choice(index, event.finish_reason, delta={}))
-        return choices
-
-
-def _choice(index: int, reason: FinishReason | None, **said: dict[str, Any]) -> dict[str, Any]:
-    return {"index": index, **said, "logprobs": None, "finish_reason": reason.value if reason else None}

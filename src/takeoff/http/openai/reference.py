@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from takeoff.call_formats import MAX_ANSWER_CALLS
 from takeoff.http.openai.chat import ChatBody
 from takeoff.http.openai.completions import CompletionBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
@@ -31,12 +32,32 @@ A field that no table names is refused with the nearest name that one has; a ser
 logs it instead. The text parts of a message's content are its lines.
 
 {tables}
+
+## Tools
+
+The model's chat template says how it writes calls:
+
+| template | calls | several in one answer | after text |
+| --- | --- | --- | --- |
+| has `<tool_call>` (Hermes, Qwen) | tags around `{{"name": ..., "arguments": ...}}` | yes | yes |
+| has `[TOOL_CALLS]` (Mistral) | that token, and a list of such objects | yes | no |
+| has `"parameters": ` (Llama 3) | `{{"name": ..., "parameters": ...}}` | no | no |
+| any other | such an object with `arguments` a line | yes | no |
+
+A template of the last row is given no tools: the system's message tells of them, calls of the past are the
+assistant's text, and their results a user's. With `tool_choice` `auto` an answer is text, or calls from
+where one begins: of a format whose calls don't follow text, an answer that begins like a call is one. From
+there on, and with `required` or a function's name from the start, only calls of the tools can be said, with
+arguments that obey their schemas; what `max_tokens` or the context cuts off is incomplete all the same. An
+answer has up to {max_calls} calls. A tool whose schema can't be enforced is refused by its name, as other
+constraints are. Arguments of the past that are no JSON object are given to the template inside of one.
 """
 
 
 def openai_page() -> str:
     """The page."""
-    return _PAGE.format(tables="\n\n".join(_section(path, body) for path, body in _BODIES.items()))
+    tables = "\n\n".join(_section(path, body) for path, body in _BODIES.items())
+    return _PAGE.format(tables=tables, max_calls=MAX_ANSWER_CALLS)
 
 
 def _section(path: str, body: type[OpenAIBody]) -> str:
