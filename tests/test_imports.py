@@ -18,8 +18,10 @@ EVERYONE_MAY = {"call_formats", "errors", "request", "settings", "observe"}
 
 # part of takeoff      what else of takeoff it may import
 MAY_IMPORT: dict[str, set[str]] = {
+    "": {"python"},  # takeoff/__init__.py, when one of its classes is asked for
     "cli": {"*"},
     "http": {"service"},
+    "python": {"service", "models"},
     "service": {"ipc", "models"},
     "ipc": set(),
     "engine": {"ipc", "models", "engine.llama"},

@@ -7,7 +7,6 @@ import contextlib
 import ipaddress
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from takeoff.cli.options import takes_settings
@@ -15,10 +14,9 @@ from takeoff.errors import SettingsError
 
 if TYPE_CHECKING:
     from takeoff.cli.doors import Doors
-    from takeoff.models.store import StoredModel
-    from takeoff.service.planning import Planned
+    from takeoff.service.launching import PlannedReader
     from takeoff.service.service import Service
-    from takeoff.settings import ReaderSettings, Settings
+    from takeoff.settings import Settings
 
 
 @takes_settings
@@ -27,57 +25,31 @@ def serve(flags: dict[str, Any]) -> None:
     import uvloop
 
     from takeoff.cli.key import with_key
-    from takeoff.models.cpu_features import check_build_cpu
     from takeoff.observe.logs import set_up_logs
     from takeoff.settings import load_settings
 
     settings = with_key(load_settings(flags))
     set_up_logs(settings.log_level)
     check_reach(settings)
-    check_build_cpu()
-    planned = _plan_readers(settings)
+    planned = plan_told(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, planned))
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedReader:
-    """A reader that is ready to be launched."""
-
-    reader_id: str
-    settings: ReaderSettings
-    model: StoredModel
-    planned: Planned
-
-
-def _plan_readers(settings: Settings) -> list[PlannedReader]:
-    """Fetch the models, plan the readers one beside the other, and say so.
-
-    Raises:
-        PullError, ModelError, PlanError: the first that can't be had.
-    """
+def plan_told(settings: Settings) -> list[PlannedReader]:
+    """Fetch the models, plan the readers one beside the other, and say so. Raises as `plan_readers`."""
     from takeoff.cli.console import PullProgress, talk
-    from takeoff.models.machine import read_machine
-    from takeoff.models.store import Store
-    from takeoff.service.planning import plan_reader
+    from takeoff.service.launching import plan_readers
     from takeoff.settings.values import DEFAULT_GROUP
 
     console = talk()
-    machine = read_machine()
     readers = []
-    for name, reader_settings in (settings.readers or {"": settings}).items():
-        with PullProgress() as progress:
-            store = Store(settings.store, reader_settings.access_token)
-            model = store.pull(reader_settings.model, progress)
-        planned = plan_reader(model, reader_settings, machine)
-        left = machine.memory_available_bytes - planned.plan.total_bytes
-        machine = replace(machine, memory_available_bytes=max(left, 0))
-        reader_id = name or model.name
-        readers.append(PlannedReader(reader_id, reader_settings, model, planned))
-        group = reader_settings.consumer_group
+    for reader in plan_readers(settings, PullProgress):
+        readers.append(reader)
+        model, planned, group = reader.model, reader.planned, reader.settings.consumer_group
         group = "" if group == DEFAULT_GROUP else f", group {group}"
         facts = f"{model.architecture} {model.quantisation}, {model.file_bytes / 1e6:,.0f} MB"
-        console.print(f"{reader_id}: {facts}, {planned.plan.n_threads} threads{group}", markup=False)
+        console.print(f"{reader.reader_id}: {facts}, {planned.plan.n_threads} threads{group}", markup=False)
         console.print("\n".join(f"  {line}" for line in planned.plan.lines()), markup=False)
     return readers
 
@@ -111,17 +83,10 @@ async def _serve(settings: Settings, planned: list[PlannedReader]) -> None:
     Raises:
         StartError: the port is taken, or no model can be loaded; no process is left.
     """
-    from takeoff.models.store import Store
-    from takeoff.observe.metrics import Metrics
-    from takeoff.service.planning import Planner
-    from takeoff.service.service import Service
+    from takeoff.service.launching import launched
 
-    planner = Planner(Store(settings.store), settings.repository_path)
-    service = Service(settings, Metrics(), planner)
     with _caught_signals() as signals:
-        for each in planned:
-            service.launch(each.reader_id, each.settings, each.planned.launch)
-        try:
+        async with launched(settings, planned) as service:
             # Imported while the engine loads: half a second that nobody has to wait for.
             from takeoff.cli.doors import Doors
 
@@ -139,8 +104,6 @@ async def _serve(settings: Settings, planned: list[PlannedReader]) -> None:
             await _close(settings, service, signals)
             await doors.close()
             await serving
-        finally:
-            await service.stop()
 
 
 async def _close(settings: Settings, service: Service, signals: _Signals) -> None:

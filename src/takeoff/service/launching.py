@@ -1,0 +1,86 @@
+"""From settings to a running service: what the command line and the Python door have in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from takeoff.ipc.messages import Load
+from takeoff.models.cpu_features import check_build_cpu
+from takeoff.models.machine import read_machine
+from takeoff.models.progress import Progress
+from takeoff.models.store import Store, StoredModel
+from takeoff.observe.metrics import Metrics
+from takeoff.service.planning import Planned, Planner, plan_reader
+from takeoff.service.service import Service
+from takeoff.settings import ReaderSettings, Settings
+
+OPEN_PER_PLACE = 2  # as many requests wait as are computed: then no place is ever empty
+
+# Limits against strangers, and a log that people read: not for a service without doors.
+_OWN_USE = {
+    "max_requests": 65_536,
+    "max_queued_tokens": 1_000_000_000,
+    "max_user_batch_size": 1_000_000,
+    "max_prompt_string_bytes": 1_073_741_824,
+    "max_body_bytes": 1_073_741_824,
+    "log_level": "warning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedReader:
+    """A reader that is ready to be launched."""
+
+    reader_id: str
+    settings: ReaderSettings
+    model: StoredModel
+    planned: Planned
+
+    @property
+    def num_open(self) -> int:
+        """How many requests to keep open at once, for one who has many."""
+        load = self.planned.launch.load
+        return OPEN_PER_PLACE * (load.n_slots if isinstance(load, Load) else load.max_batch_size)
+
+
+def for_own_use(settings: Settings) -> Settings:
+    """Settings of a service that only this process can reach; what was named stays, but a key has no use."""
+    unnamed = {name: value for name, value in _OWN_USE.items() if name not in settings.named}
+    return settings.model_copy(update={**unnamed, "api_key": None})
+
+
+def plan_readers(
+    settings: Settings, watch: Callable[[], AbstractContextManager[Progress]]
+) -> Iterator[PlannedReader]:
+    """Fetch the models and plan the readers one beside the other. Blocks while it downloads.
+
+    Each pull is told to a progress of its own, which `watch` makes.
+
+    Raises:
+        ModelError: the processor can't run this build's kernels.
+        PullError, ModelError, PlanError: the first reader that can't be had.
+    """
+    check_build_cpu()
+    machine = read_machine()
+    for name, reader_settings in (settings.readers or {"": settings}).items():
+        with watch() as progress:
+            store = Store(settings.store, reader_settings.access_token)
+            model = store.pull(reader_settings.model, progress)
+        planned = plan_reader(model, reader_settings, machine)
+        left = machine.memory_available_bytes - planned.plan.total_bytes
+        machine = replace(machine, memory_available_bytes=max(left, 0))
+        yield PlannedReader(name or model.name, reader_settings, model, planned)
+
+
+@asynccontextmanager
+async def launched(settings: Settings, planned: Iterable[PlannedReader]) -> AsyncIterator[Service]:
+    """A service whose readers begin to load; leaving the block ends every process."""
+    service = Service(settings, Metrics(), Planner(Store(settings.store), settings.repository_path))
+    try:
+        for each in planned:
+            service.launch(each.reader_id, each.settings, each.planned.launch)
+        yield service
+    finally:
+        await service.stop()

@@ -1,0 +1,291 @@
+"""The Python door over the real default model: what the calls give, and every way in which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from tests.cli.test_serve import LIMIT_S, are_gone, serving
+
+import takeoff
+from takeoff.errors import EngineFailed, InvalidRequest, ModelError, NotReady, SettingsError
+from takeoff.python import Sampling
+from takeoff.request import SamplingParams
+
+SMALL = {"max_slots": 4, "context": 512, "prefix_cache_mb": 16, "threads": 1}
+LONDON = "List 3 things to do in London."
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def llm(smollm2_path: Path) -> Iterator[takeoff.LLM]:
+    with takeoff.LLM(str(smollm2_path), **SMALL) as llm:
+        yield llm
+
+
+def test_the_answers_are_those_of_the_server(llm: takeoff.LLM, smollm2_path: Path) -> None:
+    messages = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": LONDON}]
+    flags = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    with serving("--model", str(smollm2_path), "--port", "0", *flags) as server:
+        url = server.wait_ready()
+        body = {"prompt": "Once upon a time", "max_tokens": 16, "temperature": 0}
+        completed = requests.post(f"{url}/v1/completions", json=body, timeout=LIMIT_S).json()
+        body = {"text": LONDON, "generate_max_length": 16}
+        answered = requests.post(f"{url}/generate", json=body, timeout=LIMIT_S).json()["message"]
+    greedy: Sampling = {"max_new_tokens": 16, "temperature": 0.0}
+    once = llm.generate("Once upon a time", chat_template=False, **greedy)
+    assert once == completed["choices"][0]["text"]
+    assert once.strip()
+    assert llm.generate(LONDON, top_k=1, max_new_tokens=16) == answered
+    assert llm.chat(messages[1:], **greedy) == answered  # type: ignore[arg-type]
+    assert llm.chat(messages, **greedy) != answered  # type: ignore[arg-type]
+
+
+def test_a_list_is_answered_in_its_order_and_a_stream_in_pieces(llm: takeoff.LLM) -> None:
+    prompts = [f"The number after {number} is" for number in range(20)]  # more than are open at once
+    greedy: Sampling = {"max_new_tokens": 4, "temperature": 0.0}
+    answers = llm.generate(prompts, chat_template=False, **greedy)
+    assert len(answers) == 20
+    assert [answers[3], answers[17]] == [
+        llm.generate(prompts[number], chat_template=False, **greedy) for number in (3, 17)
+    ]
+    assert llm.generate([]) == []
+    pieces = list(llm.stream(LONDON, max_new_tokens=16, temperature=0))
+    assert len(pieces) > 8
+    assert "".join(pieces) == llm.generate(LONDON, max_new_tokens=16, temperature=0)
+    chat = llm.stream_chat([{"role": "user", "content": LONDON}], max_new_tokens=16, temperature=0)
+    assert list(chat) == pieces
+
+
+def test_a_constraint_holds_and_a_stop_string_ends(llm: takeoff.LLM) -> None:
+    assert llm.generate("Pick a number.", regex="[0-9]{3}").isdecimal()
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 120}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
+    person = json.loads(llm.generate("Describe a person.", json_schema=schema, max_new_tokens=60))
+    assert 0 <= person["age"] <= 120
+    text = llm.generate("1, 2, 3, 4,", chat_template=False, stop="7", max_new_tokens=30, temperature=0)
+    assert text.strip().startswith("5, 6")
+    assert "7" not in text
+
+
+def test_a_stream_that_is_left_frees_its_slots(llm: takeoff.LLM) -> None:
+    for _ in range(6):  # of 4 slots
+        stream = llm.stream("Once upon a time", chat_template=False, ignore_eos=True, max_new_tokens=450)
+        assert next(stream)
+        del stream
+    assert llm.generate("Hi", max_new_tokens=1)
+
+
+def test_threads_may_call_at_once(llm: takeoff.LLM) -> None:
+    alone = llm.generate("The sea is", chat_template=False, max_new_tokens=8, temperature=0)
+    answers: list[str] = []
+
+    def call() -> None:
+        answers.append(llm.generate("The sea is", chat_template=False, max_new_tokens=8, temperature=0))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert answers == [alone] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, "'temprature' is no sampling option; did you mean 'temperature'?"),
+        ({"temperature": "hot"}, "temperature: Expected `float`, got `str`"),
+        ({"temperature": -1.0}, "temperature must be between 0 and 100, got -1.0"),
+        ({"regex": "a", "json_schema": {}}, "a completion matches a regex or a json_schema, not both"),
+        ({"json_schema": {"type": "nothing"}}, "it can't be enforced: Invalid type: nothing"),
+    ],
+)
+def test_a_wrong_option_is_told_by_name(llm: takeoff.LLM, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        llm.generate("Hi", **options)  # type: ignore[call-overload]
+    assert message in str(refused.value)
+
+
+def test_what_can_not_succeed_is_told(llm: takeoff.LLM) -> None:
+    with pytest.raises(takeoff.TakeoffError, match="but a sequence holds 512"):
+        llm.generate("word " * 600)
+    with pytest.raises(InvalidRequest, match="messages: Object contains unknown field `name`"):
+        llm.chat([{"role": "user", "content": "Hi", "name": "Ann"}])  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(InvalidRequest, match="generates"):
+        llm.embed("Hi")
+    with pytest.raises(InvalidRequest, match="no sampling option"):
+        llm.stream("Hi", hot=True)  # type: ignore[call-arg]
+    with pytest.raises(InvalidRequest, match="a prompt is text, got int"):
+        llm.generate([1, 2])  # type: ignore[list-item]
+
+
+def test_the_options_are_those_of_a_request() -> None:
+    params = {field.name for field in fields(SamplingParams)} - {"constraint", "logprobs"}
+    assert Sampling.__annotations__.keys() == params | {"regex", "json_schema"}
+
+
+def test_a_wrong_setting_or_model_leaves_no_process(smollm2_path: Path, tmp_path: Path) -> None:
+    before = children()
+    with pytest.raises(SettingsError) as refused:
+        takeoff.LLM(str(smollm2_path), contxt=512)
+    assert refused.value.hint == "did you mean 'context'?"
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(smollm2_path.read_bytes()[:100_000])
+    with pytest.raises(ModelError):
+        takeoff.LLM(str(damaged))
+    assert children() == before
+
+
+def test_it_can_be_used_twice_and_ends_with_its_block_an_exception_or_the_object(smollm2_path: Path) -> None:
+    before = children()
+    with takeoff.LLM(str(smollm2_path), **SMALL) as first:
+        stream = first.stream("Once", chat_template=False, ignore_eos=True, max_new_tokens=450)
+        next(stream)
+        second = takeoff.LLM(str(smollm2_path), **SMALL)
+        assert second.generate("Hi", max_new_tokens=2, seed=1) == first.generate(
+            "Hi", max_new_tokens=2, seed=1
+        )
+        started = [child for child in children() if child not in before]
+        assert len(started) == 4
+    with pytest.raises(NotReady, match="was closed"):
+        next(stream)
+    with pytest.raises(NotReady, match="was closed"):
+        first.generate("Hi")
+    first.close()
+    assert len([child for child in children() if child not in before]) == 2
+    del second
+    assert are_gone(started)
+    with pytest.raises(RuntimeError, match="mine"), takeoff.LLM(str(smollm2_path), **SMALL):
+        raise RuntimeError("mine")
+    assert children() == before
+
+
+def test_an_engine_that_is_killed_fails_its_call_and_serves_the_next(llm: takeoff.LLM) -> None:
+    stream = llm.stream("Once", chat_template=False, ignore_eos=True, max_new_tokens=450)
+    next(stream)
+    engines = [child for child in children() if "takeoff.engine.process" in child.cmdline()]
+    for engine in engines:
+        engine.kill()
+    with pytest.raises(EngineFailed, match="SIGKILL"):
+        list(stream)
+    assert llm.generate("Hi", max_new_tokens=2)
+
+
+PROGRAM = """
+import sys, time, takeoff
+llm = takeoff.LLM(sys.argv[1], max_slots=2, context=256, prefix_cache_mb=16, threads=1)
+stream = llm.stream("Once", chat_template=False, ignore_eos=True, max_new_tokens=200)
+print("began" if next(stream) else "", flush=True)
+{ending}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("", 0),
+        ("raise SystemExit(3)", 3),
+        ("raise RuntimeError('mine')", 1),
+        ("import os; os._exit(4)", 4),
+        ("sys.stdin.read()", -signal.SIGKILL),  # sent by the test
+        ("import os; pid = os.fork(); sys.exit(0 if pid == 0 else os.waitpid(pid, 0)[1])", 0),
+    ],
+)
+def test_no_process_outlives_the_program(smollm2_path: Path, ending: str, code: int) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(ending=ending), str(smollm2_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.readline() == b"began\n"
+        started = []
+        if code == -signal.SIGKILL:
+            started = psutil.Process(program.pid).children(recursive=True)
+            assert len(started) == 2
+            for each in started:  # a process that is stopped can't see its socket close
+                each.suspend()
+            program.kill()
+        assert program.wait(LIMIT_S) == code
+        said = program.stderr.read()  # ends when the last process that has it is gone
+        assert are_gone(started)
+        assert (b"mine" in said) == ("mine" in ending)
+        assert b"never awaited" not in said
+
+
+@pytest.mark.anyio
+async def test_the_async_calls_give_the_same(smollm2_path: Path, llm: takeoff.LLM) -> None:
+    before = children()
+    greedy: Sampling = {"max_new_tokens": 16, "temperature": 0.0}
+    chat = [{"role": "user", "content": LONDON}]
+    async with takeoff.AsyncLLM(str(smollm2_path), **SMALL) as asynchronous:
+        assert asynchronous.model == llm.model
+        whole, many, chatted = await asyncio.gather(
+            asynchronous.generate(LONDON, **greedy),
+            asynchronous.generate([LONDON, "Hi"], **greedy),
+            asynchronous.chat(chat, **greedy),  # type: ignore[arg-type]
+        )
+        assert whole == many[0] == chatted == "".join(llm.stream(LONDON, **greedy))
+        assert "".join([piece async for piece in asynchronous.stream(LONDON, **greedy)]) == whole
+        async with aclosing(asynchronous.stream(LONDON, ignore_eos=True, max_new_tokens=400)) as stream:
+            assert await anext(stream)
+        assert "".join([piece async for piece in asynchronous.stream_chat(chat, **greedy)]) == whole  # type: ignore[arg-type]
+    with pytest.raises(NotReady, match="not running"):
+        await asynchronous.generate("Hi")
+    assert children() == before
+
+
+def test_an_encoder_embeds_and_does_not_generate(minilm_path: Path) -> None:
+    with takeoff.LLM("minilm") as encoder:
+        one = np.array(encoder.embed("A cat sleeps."))
+        both = np.array(encoder.embed(["A cat sleeps.", "Stocks fell sharply."]))
+        assert one.shape == (384,)
+        assert np.linalg.norm(one) == pytest.approx(1.0, abs=1e-4)
+        assert one @ both[0] > 0.999
+        assert one @ both[1] < 0.3
+        assert encoder.embed([]) == []
+        with pytest.raises(InvalidRequest, match="embeds"):
+            encoder.generate("Hi")
+
+
+def test_the_import_is_cheap() -> None:
+    program = "import sys, takeoff; print(*sys.modules); takeoff.LLM; print('pydantic' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    loaded = set(said[0].split())
+    assert {name for name in loaded if name.startswith("takeoff.")} == {"takeoff.errors"}
+    assert (
+        loaded & {"asyncio", "pydantic", "numpy", "msgspec", "fastapi", "llama_cpp", "huggingface_hub"}
+        == set()
+    )
+    assert said[1] == "True"
+    with pytest.raises(AttributeError, match="no attribute 'LLMs'"):
+        takeoff.LLMs  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(takeoff.__file__).parent / "py.typed").exists()
