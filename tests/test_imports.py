@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"*"},
     "http": {"service"},
     "python": {"service", "models"},
+    "batch": {"service", "http"},
     "service": {"ipc", "models"},
     "ipc": set(),
     "engine": {"ipc", "models", "engine.llama"},

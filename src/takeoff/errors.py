@@ -20,6 +20,7 @@ TakeoffError                500  base class; also: a bug on our side
     ├── ModelError          the model file is missing, damaged or of a kind we can't run
     ├── PullError           a model could not be fetched
     ├── PlanError           the model does not fit into memory with these settings
+    ├── BatchError          a file of a batch is not what it should be, or can't be read or written
     └── TargetError         the server to measure is not there, or speaks another API
 
 The message is a fact with its numbers; `hint` says what to do.
@@ -138,6 +139,10 @@ class PullError(StartError):
 
 class PlanError(StartError):
     code = "plan_error"
+
+
+class BatchError(StartError):
+    code = "batch_error"
 
 
 class TargetError(StartError):

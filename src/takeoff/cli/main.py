@@ -11,6 +11,7 @@ import traceback
 
 import typer
 
+from takeoff.cli.batch import batch
 from takeoff.cli.bench import bench
 from takeoff.cli.config import config_app
 from takeoff.cli.models import models
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(pull)
 app.command()(models)
+app.command()(batch)
 app.command()(bench)
 app.add_typer(config_app, name="config")
 

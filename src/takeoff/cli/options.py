@@ -17,16 +17,21 @@ from takeoff.settings.names import variable
 _WORDS: dict[Any, str] = {bool: "true or false", int: "number", float: "number", str: "text"}
 
 
-def takes_settings(command: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     """A command with one option for each setting; `command` gets those by name, None: not given.
 
-    Texts go to the settings tree as they are: there they are parsed, bounded and explained.
+    They are its first argument. Those after it stay as they are. Texts go to the settings tree as they
+    are: there they are parsed, bounded and explained.
     """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
-    def with_options(**flags: Any) -> None:
-        command({name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()})
+    def with_options(**given: Any) -> None:
+        others = {parameter.name: given.pop(parameter.name) for parameter in own}
+        flags = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        command(flags, **others)
 
-    parameters = [
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
         for name in flags()
     ]
