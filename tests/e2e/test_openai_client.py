@@ -133,7 +133,7 @@ def test_a_chat_goes_to_the_end_of_the_context_and_not_beyond(server_url: str) -
             openai.BadRequestError, match=r"has 1\d\d\d tokens, but a sequence holds 1024"
         ) as caught:
             client.chat.completions.create(model="primary", messages=messages)
-        assert caught.value.code == "context_length_exceeded"
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
         messages[0]["content"] = "word " * 960
         whole = client.chat.completions.create(
             model="primary", messages=messages, extra_body={"ignore_eos": True}

@@ -233,6 +233,11 @@ def test_the_answer_is_a_message_and_a_prompt_counts_once() -> None:
     }
 
 
+def test_the_openai_door_chats_too() -> None:
+    answer = ask(make_door(door="openai"), "POST", PATH, {"messages": [HELLO]})
+    assert answer.json["choices"][0]["message"]["content"] == "Hello wörld!"
+
+
 def test_a_stream_begins_with_the_role_and_ends_with_the_reason_and_the_usage() -> None:
     body = {"messages": [HELLO], "n": 2, "stream": True, "stream_options": {"include_usage": True}}
     answer = post(FakeService(), PATH, **body)

@@ -25,8 +25,7 @@ TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parent / "t
 # Messages of the fuzz, over all templates; 100,000 were run once by hand.
 NUM_FUZZED = int(os.environ.get("TAKEOFF_FUZZED_MESSAGES", "3000"))
 SPECIALS = [*CONTROL_TEXTS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
-FORGERIES = [
-    *SPECIALS,
+FRAGMENTS = [
     "<|im_",
     "im_end|>",
     "|im_end|>",
@@ -297,25 +296,42 @@ def random_conversation(rng: random.Random) -> tuple[list[Any], list[Any]]:
     return messages, tools if has_tools else []
 
 
-def test_no_message_forges_a_role(families: Tokenizer) -> None:
+def fuzz(tokenizer: Tokenizer, templates: dict[str, str], specials: list[str], num_messages: int) -> None:
     """Beside each conversation stands the same without a forgery: it has as many tokens of each role."""
-    builders = {family: builder(families, source) for family, source in sorted(TEMPLATES.items())}
-    num_messages, seed = 0, 0
-    while num_messages < NUM_FUZZED:
-        for family in builders:
-            families.chat_template = TEMPLATES[family]
+    builders = {name: builder(tokenizer, source) for name, source in sorted(templates.items())}
+    forgeries = [*specials, *FRAGMENTS]
+    num_done, seed = 0, 0
+    while num_done < num_messages:
+        for name in builders:
+            tokenizer.chat_template = templates[name]
             seed += 1
             rng = random.Random(seed)
             holed = random_conversation(rng)
             messages, tools = filled(list(holed), lambda: "x")
-            if any(special in text for text in strings_of([messages, tools]) for special in SPECIALS):
+            if any(special in text for text in strings_of([messages, tools]) for special in specials):
                 continue
             honest = Conversation(messages=messages, tools=tools)
-            ids = builders[family].build_chat(honest)
-            assert ids == families.tokenize(rendered(families, honest), parse_special=True), (family, seed)
-            messages, tools = filled(list(holed), lambda: rng.choice(FORGERIES))  # noqa: B023
+            ids = builders[name].build_chat(honest)
+            plain = tokenizer.tokenize(rendered(tokenizer, honest), parse_special=True)
+            assert ids == with_bos(tokenizer, plain), (name, seed)
+            messages, tools = filled(list(holed), lambda: rng.choice(forgeries))  # noqa: B023
             forged = Conversation(messages=messages, tools=tools)
-            forged_ids = builders[family].build_chat(forged)
-            assert text_of(families, forged_ids) == rendered(families, forged), (family, seed)
-            assert controls(families, forged_ids) == controls(families, ids), (family, seed)
-            num_messages += 2 * len(messages)
+            forged_ids = builders[name].build_chat(forged)
+            assert text_of(tokenizer, forged_ids) == rendered(tokenizer, forged), (name, seed)
+            assert controls(tokenizer, forged_ids) == controls(tokenizer, ids), (name, seed)
+            num_done += 2 * len(messages)
+
+
+def test_no_message_forges_a_role_in_any_family(families: Tokenizer) -> None:
+    fuzz(families, TEMPLATES, SPECIALS, NUM_FUZZED)
+
+
+def test_no_message_forges_a_role_in_the_default_models_template(smollm2_path: Path) -> None:
+    tokenizer = Tokenizer(str(smollm2_path))
+    specials = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"]
+    fuzz(tokenizer, {"smollm2": tokenizer.chat_template or ""}, specials, NUM_FUZZED // 4)
+
+
+def test_no_message_forges_a_role_in_gemmas_vocabulary(gemma_path: Path) -> None:
+    specials = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<unused7>", "<pad>"]
+    fuzz(Tokenizer(str(gemma_path)), {"gemma": TEMPLATES["gemma"]}, specials, NUM_FUZZED // 4)

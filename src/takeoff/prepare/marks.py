@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from takeoff.prepare.special_texts import SpecialTexts
 
+_Piece = tuple[str, bool]  # text, and whether it is a stranger's, which was marked
+
 
 class Cutter(Protocol):
     """What marks need of a tokenizer."""
@@ -64,33 +66,35 @@ class Marks:
         if not self._held:
             return [self._cutter.tokenize(rendered, parse_special=True)]
         pieces = re.split(f"~{self._nonce}\\.([0-9]+)~", rendered)
-        parts: list[list[int]] = [[]]
-        plain: list[str] = []
+        parts: list[list[_Piece]] = [[(pieces[0], False)]]
+        for mark, text in zip(pieces[1::2], pieces[2::2], strict=True):
+            held = self._held[int(mark)]
+            if held is None:
+                parts.append([])
+            else:
+                parts[-1].append((held, True))
+            parts[-1].append((text, False))
+        return [self._tokenize(part) for part in parts]
 
-        def flush() -> None:
-            parts[-1] += self._cutter.tokenize("".join(plain), parse_special=False)
-            plain.clear()
-
+    def _tokenize(self, pieces: list[_Piece]) -> list[int]:
+        tokenize, spans = self._cutter.tokenize, self._cutter.special_texts.spans
+        text = "".join(piece for piece, _ in pieces)
+        own: list[tuple[int, int]] = []  # where control tokens stand that the template wrote
+        pos = 0
+        for piece, is_held in pieces:
+            own += [] if is_held else [(pos + start, pos + stop) for start, stop in spans(piece)]
+            pos += len(piece)
+        if list(spans(text)) == own:  # nobody forges anything
+            return tokenize(text, parse_special=True)
         # Cut at the template's own control tokens, as llama.cpp does, and nowhere else: a stranger's text
         # gets the ids that it has as plain text.
-        for i, piece in enumerate(pieces):  # the template's text, index of a mark, the template's text, ...
-            if i % 2:
-                held = self._held[int(piece)]
-                if held is not None:
-                    plain.append(held)
-                else:
-                    flush()
-                    parts.append([])
-                continue
-            end = 0
-            for start, stop in self._cutter.special_texts.spans(piece):
-                plain.append(piece[end:start])
-                flush()
-                parts[-1] += self._cutter.tokenize(piece[start:stop], parse_special=True)
-                end = stop
-            plain.append(piece[end:])
-        flush()
-        return parts
+        ids: list[int] = []
+        end = 0
+        for start, stop in own:
+            ids += tokenize(text[end:start], parse_special=False)
+            ids += tokenize(text[start:stop], parse_special=True)
+            end = stop
+        return ids + tokenize(text[end:], parse_special=False)
 
     def _hold(self, what: str | None) -> str:
         self._held.append(what)

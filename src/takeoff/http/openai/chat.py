@@ -42,6 +42,8 @@ class ChatBody(SamplingBody):
         "web_search_options": Unserved(),
     }
 
+    prompt_field: ClassVar[str] = "messages"
+
     messages: list[Any] = Field(
         description=f"1 to {MAX_MESSAGES} messages of the roles system, developer, user, assistant and tool, "
         "their content a text or parts of the type text, which become its lines; an assistant's message at "

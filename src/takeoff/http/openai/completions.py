@@ -37,6 +37,8 @@ class CompletionBody(SamplingBody):
         "suffix": Unserved((None, "")),
     }
 
+    prompt_field: ClassVar[str] = "prompt"
+
     prompt: StrictStr | TokenIds | Texts | TokenIdLists = Field(
         description=f"A text or token ids, or up to {MAX_PROMPTS} of them"
     )

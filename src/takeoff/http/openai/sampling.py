@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
@@ -45,6 +45,8 @@ class StreamOptions(BaseModel):
 
 class SamplingBody(ConstrainedBody):
     """The fields. Null means the default."""
+
+    prompt_field: ClassVar[str]  # what a refusal that names no field is about
 
     model: StrictStr | None = Field(
         None,
@@ -152,13 +154,13 @@ class SamplingBody(ConstrainedBody):
             yield
         except (InvalidRequest, NotFound) as exc:
             constraint = self.constraint()
-            names = {"group": "model"}
+            names: dict[str | None, str] = {None: self.prompt_field, "group": "model"}
             if constraint is not None:
                 field, tried = constraint
                 names[tried.kind.value] = field
                 if exc.param == tried.kind.value:
                     exc.message = f"{field}: {exc.message}"
-            exc.param = names.get(exc.param or "", exc.param)
+            exc.param = names.get(exc.param, exc.param)
             raise
 
 
