@@ -57,9 +57,13 @@ SYNTAX: dict[CallFormat, CallSyntax] = {
 }
 
 
+# Marks of ways that share a tag or token with one of the above, but write no JSON around the arguments.
+_OTHER_WAYS = ("<function=", "<arg_key>", "[ARGS]")
+
+
 def call_format_of(template: str | None) -> CallFormat:
     """The format that a chat template writes calls in; JSON where it writes none, or in a way of its own."""
-    if template is None or "tools" not in template:
+    if template is None or "tools" not in template or any(way in template for way in _OTHER_WAYS):
         return CallFormat.JSON
     if SYNTAX[CallFormat.MISTRAL].control_text in template:
         return CallFormat.MISTRAL

@@ -86,6 +86,13 @@ def test_the_format_is_the_templates() -> None:
     assert call_format_of(None) is CallFormat.JSON
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ tools }}<tool_call>\n<function=", "{{ tools }}[TOOL_CALLS]f[ARGS]{}"]
+)
+def test_a_way_that_only_shares_a_tag_with_a_format_is_another(template: str) -> None:
+    assert call_format_of(template) is CallFormat.JSON
+
+
 @pytest.mark.parametrize("format_", CallFormat)
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_calls_are_right_or_they_cannot_be_said(accepts: Accepts, format_: CallFormat, choice: str) -> None:
