@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 
 from takeoff.errors import InvalidRequest
-from takeoff.request import SamplingParams
+from takeoff.request import Request, SamplingParams
+from takeoff.service.intake import check_prompt_logprobs
+
+
+def test_a_prompt_is_told_with_a_bounded_number_of_logprobs() -> None:
+    sampling = SamplingParams(logprobs=19, prompt_logprobs=True)
+    check_prompt_logprobs(Request(prompt="a", sampling=sampling), 5_000)
+    check_prompt_logprobs(Request(prompt="a", sampling=SamplingParams(logprobs=19)), 5_001)
+    with pytest.raises(
+        InvalidRequest, match=r"100020 logprobs of the prompt's 5001 tokens .* limit is 100000"
+    ):
+        check_prompt_logprobs(Request(prompt="a", sampling=sampling), 5_001)
+    with pytest.raises(InvalidRequest, match="a prompt with images has no logprobs"):
+        check_prompt_logprobs(Request(prompt="a", sampling=sampling, images=(b"",)), 1)
 
 
 @pytest.mark.parametrize("field", ["stop", "stop_tokens"])

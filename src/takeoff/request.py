@@ -6,10 +6,10 @@ Plain values. Nothing here knows HTTP, processes or llama.cpp.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from takeoff.errors import InvalidRequest
 
@@ -20,6 +20,7 @@ MAX_STOP_CHARACTERS = 1_000
 MAX_LOGIT_BIASES = 1_024
 MAX_SEED = 2**64 - 1
 MAX_DEPTH = 64  # of lists and objects in one another, in what a template is given
+MAX_TOP_LOGPROBS = 20
 
 
 class FinishReason(StrEnum):
@@ -73,6 +74,8 @@ class SamplingParams:
     ignore_eos: bool = False  # go on after the end of text, to the length asked for
     seed: int | None = None  # None: the service draws one
     constraint: Constraint | None = None  # what ends with `stop` matches it
+    logprobs: int | None = None  # tell each token's logprob, with so many alternatives; None: tell nothing
+    prompt_logprobs: bool = False  # and of the prompt's tokens; then none of it is taken from a cache
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0.0, 100.0)
@@ -87,6 +90,10 @@ class SamplingParams:
             _within("max_new_tokens", self.max_new_tokens, 1, MAX_TOKENS)
             _within("min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
         _within("min_new_tokens", self.min_new_tokens, 0, MAX_TOKENS)
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        elif self.prompt_logprobs:
+            raise InvalidRequest("prompt_logprobs needs logprobs to be a number", param="logprobs")
         if self.seed is not None:
             _within("seed", self.seed, 0, MAX_SEED)
         _within("the number of logit_bias entries", len(self.logit_bias), 0, MAX_LOGIT_BIASES, "logit_bias")
@@ -164,6 +171,21 @@ class Encoding:
     labels: tuple[str, ...] = ()  # of the classes; none for an embedding
 
 
+class TokenLogprob(NamedTuple):
+    """A token, and how likely the model held it: its own logits at temperature 1, nothing applied to them."""
+
+    token_id: int
+    piece: bytes  # its part of the text; none for a control token
+    logprob: float | None  # natural logarithm, at least -9999; None: nothing comes before it
+
+
+class TokenLogprobs(NamedTuple):
+    """A token that came, and the likeliest that could have come in its place, itself perhaps among them."""
+
+    token: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
     """What one step did to one request. Exactly one event of a request has a `finish_reason`."""
@@ -175,6 +197,23 @@ class TokenEvent:
     cached_tokens: int = 0  # prompt tokens not computed again; sent with the first event
     queue_s: float = 0.0  # time spent waiting for a slot; sent with the first event
     error: str | None = None  # with FAILED: what happened, for the client
+    logprobs: tuple[
+        TokenLogprobs, ...
+    ] = ()  # of `token_ids`; with the first event those of the prompt before
+
+
+def joined(events: Sequence[TokenEvent]) -> TokenEvent:
+    """Events of one request that follow each other, one at least, as one."""
+    return TokenEvent(
+        request_id=events[0].request_id,
+        token_ids=tuple(token_id for event in events for token_id in event.token_ids),
+        text="".join(event.text for event in events),
+        finish_reason=events[-1].finish_reason,
+        cached_tokens=events[0].cached_tokens,
+        queue_s=events[0].queue_s,
+        error=events[-1].error,
+        logprobs=tuple(each for event in events for each in event.logprobs),
+    )
 
 
 def _within(name: str, value: float, low: float, high: float, param: str | None = None) -> None:

@@ -40,8 +40,10 @@ def test_several_choices_differ_by_seed_and_repeat_with_it(server_url: str) -> N
 def test_what_is_not_served_is_refused_by_name(server_url: str) -> None:
     with openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
         asked = {"model": "primary", "prompt": "a"}
-        with pytest.raises(openai.BadRequestError, match="logprobs is not supported"):
-            client.completions.create(**asked, logprobs=3)
+        with pytest.raises(
+            openai.BadRequestError, match="logprobs: Input should be less than or equal to 20"
+        ):
+            client.completions.create(**asked, logprobs=21)
         with pytest.raises(openai.BadRequestError, match="did you mean 'temperature'"):
             client.completions.create(**asked, extra_body={"temprature": 1})
         with pytest.raises(openai.NotFoundError):

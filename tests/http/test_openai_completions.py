@@ -61,6 +61,10 @@ def refused(**body: Any) -> dict[str, Any]:
         ({"ignore_eos": True}, {"ignore_eos": True}),
         ({"user": "someone"}, {}),
         ({"best_of": 1, "echo": False, "logprobs": None, "suffix": None}, {}),
+        ({"logprobs": 0}, {"logprobs": 0}),
+        ({"logprobs": 20, "echo": True}, {"logprobs": 20, "prompt_logprobs": True}),
+        ({"echo": True}, {}),
+        ({"max_tokens": 0}, {"max_new_tokens": 1}),
         ({"suffix": "", "best_of": None, "n": None, "stream": None}, {}),
     ],
 )
@@ -74,7 +78,7 @@ def test_each_field_reaches_the_sampler(body: dict[str, Any], ours: dict[str, An
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("temperature", -1),
         ("top_p", 0),
         ("top_p", 1.5),
@@ -102,9 +106,8 @@ def test_each_field_reaches_the_sampler(body: dict[str, Any], ours: dict[str, An
         ("prompt", [1.5]),
         ("prompt", None),
         ("best_of", 2),
-        ("echo", True),
-        ("logprobs", 0),
-        ("logprobs", 5),
+        ("logprobs", -1),
+        ("logprobs", 21),
         ("suffix", "x"),
         ("stream_options", {"include_usage": True}),
     ],
@@ -189,6 +192,22 @@ def test_the_answer_has_choices_in_order_and_sums_the_usage() -> None:
         "total_tokens": 4 + 8,
         "prompt_tokens_details": {"cached_tokens": 2},
     }
+
+
+@pytest.mark.parametrize(("prompt", "text"), [("a", "a"), ([7, 8], "7 8")])
+@pytest.mark.parametrize(("max_tokens", "num_tokens"), [(5, 2), (0, 0)])
+def test_an_echo_comes_first_and_no_tokens_means_none(
+    prompt: object, text: str, max_tokens: int, num_tokens: int
+) -> None:
+    body = {"prompt": prompt, "echo": True, "max_tokens": max_tokens}
+    own = f"<{tuple(prompt) if isinstance(prompt, list) else prompt}>" if num_tokens else ""
+    answer = post(FakeService(echo), PATH, **body).json
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (text + own, "stop" if num_tokens else "length")
+    assert answer["usage"]["completion_tokens"] == num_tokens
+    *chunks, done = post(FakeService(echo), PATH, **body, stream=True).events()
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == text + own
 
 
 def test_a_stream_has_the_same_text_one_id_and_ends_with_done() -> None:

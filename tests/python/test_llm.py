@@ -140,7 +140,7 @@ def test_what_can_not_succeed_is_told(llm: takeoff.LLM) -> None:
 
 
 def test_the_options_are_those_of_a_request() -> None:
-    params = {field.name for field in fields(SamplingParams)} - {"constraint", "logprobs"}
+    params = {field.name for field in fields(SamplingParams)} - {"constraint", "logprobs", "prompt_logprobs"}
     assert Sampling.__annotations__.keys() == params | {"regex", "json_schema"}
 
 

@@ -22,6 +22,7 @@ from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
 from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
+from takeoff.engine.logprobs import OwnLogprobs, of_prompt
 from takeoff.engine.prefill_budget import PrefillBudget
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.prefix_sharing import PrefixSharing
@@ -33,7 +34,7 @@ from takeoff.engine.text_stream import TextStream
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
 from takeoff.ipc.messages import Load, Submit
-from takeoff.request import FinishReason, TokenEvent
+from takeoff.request import FinishReason, TokenEvent, TokenLogprob, TokenLogprobs
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,10 @@ class Engine:
             with self.counters.timed("prefill", tokens=num_tokens):
                 work = [_rows(piece) for piece in slices]
                 logits = self._forward(work, self._load.n_threads_prefill, slices[0].seq.lora)
-            self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
+            if not slices[0].wants_all:  # which takes more for a token, and is rare
+                self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
+            if slices[0].wants_all:
+                logits = self._note_prompt(slices[0], logits)
             completed = [piece.seq for piece in slices if piece.completes_prompt]
             for piece in slices:
                 piece.seq.num_computed_tokens += piece.size
@@ -176,6 +180,18 @@ class Engine:
             if not self._load.deterministic:
                 return
             budget -= num_tokens
+
+    def _note_prompt(self, piece: Slice, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Keep what the model says of the prompt's tokens that follow those of a slice.
+
+        Returns:
+            [0 or 1, n_vocab]: what is left to choose a token from, if the slice completes the prompt.
+        """
+        seq = piece.seq
+        start = seq.num_computed_tokens + 1
+        following = seq.token_ids[start : min(start + piece.size, seq.num_prompt_tokens)]
+        seq.prompt_logprobs += of_prompt(logits, following, seq.params.logprobs or 0, self.kernels.piece)
+        return logits[-1:] if piece.completes_prompt else logits[:0]
 
     def _forward(self, work: list[Rows], n_threads: int, lora: str | None = None) -> NDArray[np.float32]:
         self.kernels.set_threads(n_threads)
@@ -186,8 +202,14 @@ class Engine:
         if not seqs:
             return
         with self.counters.timed("sample", tokens=len(seqs)):
+            asked = [row for row, seq in enumerate(seqs) if seq.params.logprobs is not None]
+            most = max((seqs[row].params.logprobs or 0 for row in asked), default=0)
+            own = OwnLogprobs(logits[asked], most, self.kernels.piece) if asked else None  # of a copy
             chosen = self._sampler.sample(logits, [seq.sampling for seq in seqs])
             events = [self._accept(seq, token_id) for seq, token_id in zip(seqs, chosen, strict=True)]
+            if own is not None:
+                for place, row in enumerate(asked):
+                    events[row] = self._with_logprobs(events[row], seqs[row], own, place)
         self._deliver(events)
 
     def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
@@ -208,6 +230,16 @@ class Engine:
         if self._is_full(seq):
             return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
         return _event(seq, (token_id,), text)
+
+    def _with_logprobs(self, event: TokenEvent, seq: Sequence, own: OwnLogprobs, row: int) -> TokenEvent:
+        """`event` with what the model says of its token, and of the prompt's before the first."""
+        told = [own.of(row, token_id, seq.params.logprobs or 0) for token_id in event.token_ids]
+        if seq.params.prompt_logprobs and seq.num_completion_tokens == 1:
+            first = seq.token_ids[0]
+            nothing_before = TokenLogprobs(TokenLogprob(first, self.kernels.piece(first), None))
+            told = [nothing_before, *seq.prompt_logprobs, *told]
+            seq.prompt_logprobs = []
+        return replace(event, logprobs=tuple(told))
 
     def _is_full(self, seq: Sequence) -> bool:
         limit = seq.params.max_new_tokens
@@ -280,4 +312,4 @@ def _rows(piece: Slice) -> Rows:
         raise EngineFailed(f"request {seq.request_id} was planned without a slot")
     start = seq.num_computed_tokens
     token_ids = seq.token_ids[start : start + piece.size]
-    return Rows(seq.slot, start, token_ids, piece.completes_prompt, piece.image)
+    return Rows(seq.slot, start, token_ids, piece.completes_prompt, piece.image, piece.wants_all)

@@ -34,9 +34,10 @@ class PrefixSharing:
     def adopt(self, seq: Sequence) -> None:
         """Give `seq`, which runs and has computed nothing, the longest prefix there is.
 
-        If a sequence ahead of it is about to compute more of it, `seq` waits for that one instead.
+        If a sequence ahead of it is about to compute more of it, `seq` waits for that one instead. One
+        that wants the logits of its prompt computes all of it.
         """
-        if not self._is_on:
+        if not self._is_on or seq.params.prompt_logprobs:
             return
         wanted = np.array(seq.token_ids[: self._scheduler.reusable_tokens(seq)], np.int32)
         self._snapshot_running(seq, wanted)

@@ -31,6 +31,11 @@ class Slice:
         return self.size == self.seq.num_pending_tokens
 
     @property
+    def wants_all(self) -> bool:
+        """Whether the logits of every token are wanted."""
+        return self.seq.params.prompt_logprobs and self.image is None
+
+    @property
     def image(self) -> ImageTokens | None:
         """What the kernels take in place of token ids; None: they are text."""
         start = self.seq.num_computed_tokens
@@ -53,6 +58,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
         self._max_slice = max_slice
+        self._max_outputs = n_slots  # rows whose logits one call may want
         self._exact_slices = exact_slices
 
     def add(self, seq: Sequence) -> None:
@@ -123,7 +129,7 @@ class Scheduler:
         """Slices of about `budget` tokens together, given out in order of admission, in slot order.
 
         All of them are of one adapter, the first one's: a call computes with one adapter. A slice of
-        an image is alone.
+        an image is alone, and so is one that wants the logits of every token.
         """
         slices: list[Slice] = []
         for seq in self.running:
@@ -132,10 +138,11 @@ class Scheduler:
             if slices and (self._exact_slices or budget < 2):
                 break
             piece = Slice(seq, self._slice_size(seq, budget))
-            if slices and (seq.lora != slices[0].seq.lora or piece.image is not None):
+            is_alone = piece.image is not None or piece.wants_all
+            if slices and (seq.lora != slices[0].seq.lora or is_alone):
                 continue
             slices.append(piece)
-            if piece.image is not None:
+            if is_alone:
                 break
             budget -= piece.size
         position = {seq: place for place, seq in enumerate(self.slots)}
@@ -150,9 +157,10 @@ class Scheduler:
         span = seq.span_at(computed)
         if span is not None and span.tokens.sees_itself:
             return pending
-        size = min(pending, max(budget, 2), self._max_slice)
+        max_slice = min(self._max_slice, self._max_outputs) if seq.params.prompt_logprobs else self._max_slice
+        size = min(pending, max(budget, 2), max_slice)
         ahead = [point - computed for point in seq.fork_points if point - computed >= 2]
         size = min(size, *ahead) if ahead else size
         if self._exact_slices and pending - size == 1:
-            return pending if pending <= self._max_slice else size - 1
+            return pending if pending <= max_slice else max(size - 1, 1)
         return size

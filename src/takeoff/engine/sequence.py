@@ -11,7 +11,7 @@ from takeoff.engine.images import ImageSpan
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.sampler import SamplingState
 from takeoff.engine.text_stream import TextStream
-from takeoff.request import SamplingParams
+from takeoff.request import SamplingParams, TokenLogprobs
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +37,7 @@ class Sequence:
     fork_at: int = 0  # tokens that the leader must have computed
     fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
     spans: tuple[ImageSpan, ...] = ()  # the images of the prompt, by their places
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
 
     @property
     def num_pending_tokens(self) -> int:

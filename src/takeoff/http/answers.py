@@ -77,18 +77,30 @@ async def submit_all(service: Service, requests: list[Request]) -> list[Generati
 async def complete_all(
     http_request: HttpRequest, service: Service, requests: list[Request]
 ) -> list[tuple[Generation, str]]:
-    """All completions at once, with their texts; if one fails or the client leaves, all are cancelled."""
+    """All completions at once, with their texts. Raises as `all_events`."""
+    completed = await all_events(http_request, service, requests)
+    return [(generation, "".join(event.text for event in events)) for generation, events in completed]
 
-    async def complete() -> list[tuple[Generation, str]]:
+
+async def all_events(
+    http_request: HttpRequest, service: Service, requests: list[Request]
+) -> list[tuple[Generation, list[TokenEvent]]]:
+    """All completions at once, whole; if one fails or the client leaves, all are cancelled.
+
+    Raises:
+        ClientLeft: the client did.
+    """
+
+    async def complete() -> list[tuple[Generation, list[TokenEvent]]]:
         with ExitStack() as stack:
             generations = await submit_all(service, requests)
             for generation in generations:
                 stack.enter_context(generation)
             try:
-                texts = await asyncio.gather(*map(_whole_text, generations))
+                events = await asyncio.gather(*map(_events, generations))
             finally:
                 service.metrics.observe_tokens(route_template(http_request.scope), _num_tokens(generations))
-            return list(zip(generations, texts, strict=True))
+            return list(zip(generations, events, strict=True))
 
     return await unless_client_leaves(http_request, complete)
 
@@ -175,8 +187,8 @@ async def _disconnected(request: HttpRequest) -> None:
         pass
 
 
-async def _whole_text(generation: Generation) -> str:
-    return "".join([event.text async for event in generation])
+async def _events(generation: Generation) -> list[TokenEvent]:
+    return [event async for event in generation]
 
 
 def _num_tokens(generations: list[Generation]) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, InvalidRequest
-from takeoff.request import FinishReason, TokenEvent
+from takeoff.request import FinishReason, TokenEvent, joined
 
 
 class Generation:
@@ -104,15 +104,4 @@ class Generation:
             self._wake.clear()
             await self._wake.wait()
         events, self._events = self._events, []
-        return events[0] if len(events) == 1 else _merge(events)
-
-
-def _merge(events: list[TokenEvent]) -> TokenEvent:
-    return TokenEvent(
-        request_id=events[0].request_id,
-        token_ids=tuple(token_id for event in events for token_id in event.token_ids),
-        text="".join(event.text for event in events),
-        finish_reason=events[-1].finish_reason,
-        cached_tokens=events[0].cached_tokens,
-        queue_s=events[0].queue_s,
-    )
+        return events[0] if len(events) == 1 else joined(events)

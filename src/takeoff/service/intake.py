@@ -17,6 +17,7 @@ from takeoff.service.preparer import Preparers, TemplateUse
 from takeoff.service.reader import Reader
 
 MAX_OPEN_IMAGES = 16  # different ones; each has up to 12 MB of pixels until its request ends
+MAX_PROMPT_LOGPROBS = 100_000  # with alternatives: all come in one message, some of them at once
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Intake:
             )
         token_ids, sampling = prepared.token_ids, request.sampling
         _check_ids(token_ids, reader, "prompt")
+        check_prompt_logprobs(request, len(token_ids))
         _check_ids(sampling.logit_bias, reader, "logit_bias")
         room = reader.n_ctx_slot - len(token_ids)
         submit = Submit(
@@ -94,6 +96,23 @@ class Intake:
             )
         finally:
             self._admission.dequeue(guess, served=False)
+
+
+def check_prompt_logprobs(request: Request, num_tokens: int) -> None:
+    """Raise InvalidRequest if a prompt of `num_tokens` can't be told with the logprobs that it asks for."""
+    sampling = request.sampling
+    if not sampling.prompt_logprobs:
+        return
+    if request.images:
+        raise InvalidRequest("a prompt with images has no logprobs", param="logprobs")
+    num_told = num_tokens * (1 + (sampling.logprobs or 0))
+    if num_told > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"{num_told} logprobs of the prompt's {num_tokens} tokens and their alternatives are asked for, "
+            f"the limit is {MAX_PROMPT_LOGPROBS}",
+            param="logprobs",
+            hint="ask for fewer alternatives, or send a shorter prompt",
+        )
 
 
 def preparers(reader: Reader) -> Preparers:

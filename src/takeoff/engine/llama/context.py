@@ -67,7 +67,7 @@ class LlamaContext:
         Rows of an image must be alone.
 
         Returns:
-            [number of work items that want logits, n_vocab] float32, in the order of `work`;
+            [outputs of all work items, n_vocab] float32, in the order of `work`;
             llama.cpp's own memory: may be modified, valid until the next call.
 
         Raises:
@@ -211,8 +211,8 @@ class _Batch:
             self._positions[start:end] = np.arange(rows.pos, rows.pos + end - start)
             self._slots[start:end] = rows.slot
             self._wanted[start:end] = 0
-            self._wanted[end - 1] = rows.wants_logits
-            num_outputs += rows.wants_logits
+            self._wanted[end - rows.num_outputs : end] = 1
+            num_outputs += rows.num_outputs
             start = end
         self.struct.n_tokens = start
         return num_outputs
@@ -223,8 +223,7 @@ def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
     params.n_ctx = load.n_slots * load.n_ctx_slot
     params.n_seq_max = load.n_slots
     params.n_batch, params.n_ubatch = load.n_batch, load.n_ubatch
-    params.n_outputs_max = load.n_slots  # logits are wanted for one token of a slot at most
-    params.n_outputs_max_per_seq = 1
+    params.n_outputs_max = load.n_slots  # of one token of each slot, or of so many of a single one
     params.n_threads = params.n_threads_batch = load.n_threads
     params.flash_attn_type = int(load.flash_attention)  # 1: enabled, 0: disabled
     params.kv_unified = False

@@ -28,7 +28,8 @@ Piece = list[int] | ImageTokens  # the model's own tokens around an image, and t
 class Rows:
     """Consecutive tokens of one slot, as one call computes them.
 
-    `pos` is the position of the first token; only the last token's logits are wanted, if any. Of an
+    `pos` is the position of the first token; only the last token's logits are wanted, if any, unless
+    `wants_all`: then those of every token, which are at most as many as there are slots. Of an
     image `image` has the vectors, one for each of `token_ids`: it is computed in a call of its own.
     """
 
@@ -37,6 +38,12 @@ class Rows:
     token_ids: Sequence[int]
     wants_logits: bool
     image: ImageTokens | None = None
+    wants_all: bool = False
+
+    @property
+    def num_outputs(self) -> int:
+        """Rows of logits that come of it."""
+        return len(self.token_ids) if self.wants_all else int(self.wants_logits)
 
 
 class Projector(Protocol):

@@ -25,11 +25,11 @@ def head_of(prefix: str, kind: str, model: str) -> dict[str, Any]:
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def usage(generations: Sequence[Generation], n: int) -> dict[str, Any]:
-    """The tokens of `n` choices of each prompt: a prompt counts once."""
+def usage(generations: Sequence[Generation], n: int, *, has_completion: bool = True) -> dict[str, Any]:
+    """The tokens of `n` choices of each prompt: a prompt counts once, a completion if it was asked for."""
     prompts = generations[::n]
     prompt = sum(generation.prompt_tokens for generation in prompts)
-    completion = sum(generation.completion_tokens for generation in generations)
+    completion = sum(generation.completion_tokens for generation in generations) if has_completion else 0
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -39,7 +39,13 @@ def usage(generations: Sequence[Generation], n: int) -> dict[str, Any]:
 
 
 async def stream_chunks(
-    head: dict[str, Any], generations: list[Generation], choices: Choices, *, n: int, with_usage: bool
+    head: dict[str, Any],
+    generations: list[Generation],
+    choices: Choices,
+    *,
+    n: int,
+    with_usage: bool,
+    has_completion: bool = True,
 ) -> AsyncGenerator[bytes, None]:
     """Chunks of all generations as they come; an error travels as a chunk of its own."""
     told = {**head, "usage": None} if with_usage else head
@@ -52,5 +58,6 @@ async def stream_chunks(
         yield sse_event(msgspec.json.encode(error_body(exc)))
         return
     if with_usage:
-        yield sse_event(msgspec.json.encode({**head, "choices": [], "usage": usage(generations, n)}))
+        told = {**head, "usage": usage(generations, n, has_completion=has_completion)}
+        yield sse_event(msgspec.json.encode({**told, "choices": []}))
     yield DONE

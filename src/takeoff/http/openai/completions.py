@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter
@@ -11,13 +12,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import EVENT_STREAM, GenerationResponse, complete_all, submit_all
+from takeoff.http.answers import EVENT_STREAM, GenerationResponse, all_events, submit_all
 from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.openai.answers import head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved
+from takeoff.http.openai.logprobs import LegacyLogprobs
 from takeoff.http.openai.sampling import SamplingBody, model_told
 from takeoff.http.ports import Service
-from takeoff.request import MAX_TOKENS, FinishReason, Request, TokenEvent
+from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, FinishReason, Request, TokenEvent, joined
 from takeoff.settings import Settings
 
 MAX_PROMPTS = 128
@@ -32,8 +34,6 @@ class CompletionBody(SamplingBody):
 
     unserved: ClassVar[Mapping[str, Unserved]] = {
         "best_of": Unserved((None, 1)),
-        "echo": Unserved((None, False)),
-        "logprobs": Unserved((None,)),
         "suffix": Unserved((None, "")),
     }
 
@@ -43,12 +43,33 @@ class CompletionBody(SamplingBody):
         description=f"A text or token ids, or up to {MAX_PROMPTS} of them"
     )
     max_tokens: int | None = Field(
-        DEFAULT_MAX_TOKENS, ge=1, le=MAX_TOKENS, description=f"Most tokens; default {DEFAULT_MAX_TOKENS}"
+        DEFAULT_MAX_TOKENS,
+        ge=0,
+        le=MAX_TOKENS,
+        description=f"Most tokens; 0 for the sake of `echo`; default {DEFAULT_MAX_TOKENS}",
     )
+    echo: bool | None = Field(False, description="Begin each choice with the text of its prompt")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="Tell the logarithm of each token's probability, with `echo` of the prompt's too, and of "
+        "so many of the likeliest: the model's own, before biases, penalties, constraints and temperature",
+    )
+
+    @property
+    def has_completion(self) -> bool:
+        """Whether tokens were asked for; of none, one is computed all the same."""
+        return self.max_tokens != 0
 
     def requests(self) -> list[Request]:
         """One request for each prompt and choice, the choices of a prompt together."""
-        samplings = self.samplings(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens)
+        max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else max(self.max_tokens, 1)
+        of_prompt = bool(self.echo) and self.logprobs is not None
+        samplings = [
+            replace(sampling, logprobs=self.logprobs, prompt_logprobs=of_prompt)
+            for sampling in self.samplings(max_tokens)
+        ]
         return [
             Request(
                 prompt=prompt if isinstance(prompt, str) else tuple(prompt),
@@ -81,26 +102,63 @@ def completions_router(service: Service, settings: Settings) -> APIRouter:
         requests = body.requests()
         head = head_of("cmpl", "text_completion", model_told(body.model, service))
         n = body.n or 1
+        with body.in_its_names():
+            echoes = [await _prompt_text(service, request) if body.echo else "" for request in requests]
+        choices = [_Choice(index, body, echo) for index, echo in enumerate(echoes)]
         if body.stream:
             with body.in_its_names():
                 generations = await submit_all(service, requests)
-            stream = stream_chunks(head, generations, _choices, n=n, with_usage=body.with_usage)
+            stream = stream_chunks(
+                head,
+                generations,
+                lambda index, event: choices[index].chunks(event),
+                n=n,
+                with_usage=body.with_usage,
+                has_completion=body.has_completion,
+            )
             return GenerationResponse(service, generations, stream, EVENT_STREAM)
         with body.in_its_names():
-            completed = await complete_all(http_request, service, requests)
-        choices = [
-            _choice(index, text, generation.finish_reason)
-            for index, (generation, text) in enumerate(completed)
-        ]
-        told = usage([generation for generation, _ in completed], n)
-        return JSONResponse({**head, "choices": choices, "usage": told})
+            completed = await all_events(http_request, service, requests)
+        whole = [choice.take(joined(events)) for choice, (_, events) in zip(choices, completed, strict=True)]
+        told = usage([generation for generation, _ in completed], n, has_completion=body.has_completion)
+        return JSONResponse({**head, "choices": whole, "usage": told})
 
     return router
 
 
-def _choices(index: int, event: TokenEvent) -> list[dict[str, Any]]:
-    return [_choice(index, event.text, event.finish_reason)] if event.text or event.finish_reason else []
+class _Choice:
+    """One completion of one prompt, piece after piece; the first piece begins with the echo."""
+
+    def __init__(self, index: int, body: CompletionBody, echo: str) -> None:
+        self._index = index
+        self._echo = echo
+        self._has_completion = body.has_completion
+        self._logprobs = None if body.logprobs is None else LegacyLogprobs()
+
+    def chunks(self, event: TokenEvent) -> list[dict[str, Any]]:
+        """What a stream tells of an event; of one without news nothing."""
+        return [self.take(event)] if event.text or event.finish_reason or event.logprobs else []
+
+    def take(self, event: TokenEvent) -> dict[str, Any]:
+        """The event as a choice of the wire."""
+        text, reason, logprobs = event.text, event.finish_reason, event.logprobs
+        if not self._has_completion:  # the one token that was computed
+            logprobs = logprobs[: len(logprobs) - len(event.token_ids)]
+            text, reason = "", FinishReason.LENGTH if reason else None
+        text, self._echo = self._echo + text, ""
+        return {
+            "index": self._index,
+            "text": text,
+            "logprobs": None if self._logprobs is None else self._logprobs.take(logprobs),
+            "finish_reason": reason.value if reason else None,
+        }
 
 
-def _choice(index: int, text: str, reason: FinishReason | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason.value if reason else None}
+async def _prompt_text(service: Service, request: Request) -> str:
+    """What a prompt says, if it was given as token ids."""
+    if isinstance(request.prompt, str):
+        return request.prompt
+    assert isinstance(request.prompt, tuple), "completions have no conversations"
+    names = ((reader.reader_id, reader.group, reader.model_name) for reader in service.readers())
+    reader_id = next((each[0] for each in names if request.group in each), request.group)
+    return await service.detokenize(reader_id, list(request.prompt), skip_special_tokens=True)
