@@ -117,7 +117,7 @@ def test_threads_may_call_at_once(llm: takeoff.LLM) -> None:
         ({"temperature": "hot"}, "temperature: Expected `float`, got `str`"),
         ({"temperature": -1.0}, "temperature must be between 0 and 100, got -1.0"),
         ({"regex": "a", "json_schema": {}}, "a completion matches a regex or a json_schema, not both"),
-        ({"json_schema": {"type": "nothing"}}, "it can't be enforced: Invalid type: nothing"),
+        ({"json_schema": {"type": "nothing"}}, '"type" "nothing" is none of JSON Schema'),
     ],
 )
 def test_a_wrong_option_is_told_by_name(llm: takeoff.LLM, options: dict[str, object], message: str) -> None:

@@ -1,9 +1,10 @@
 """Turns on the cores: of the engines that share them, one computes at a time.
 
 The kernels' threads spin while they wait, so two engines at once are many times slower than one.
-Two record locks in one file: whoever wants a turn first takes the place next in line, and gives it
-up when the turn is his. So nobody takes two turns while another waits, and the kernel frees both
-locks when their holder dies.
+A line of record locks in one file: whoever wants a turn takes its last place, and gives each place up
+when he has the one before it. A place has one holder, and so one who waits for the next: turns come in
+the order in which they were asked for, which a lock alone does not promise. The kernel frees the locks
+of who dies.
 
 Source: fcntl(2), "Advisory record locking": the locks belong to the process and end with it.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-_NEXT, _CORES = 0, 1  # bytes of the file
+_CORES, _LAST = 0, 16  # bytes of the file; engines beyond the sixteenth wait for the last place in no order
 
 
 def make_turns_file() -> IO[bytes]:
@@ -37,9 +38,10 @@ class Turns:
         if self._fd is None:
             yield
             return
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, _NEXT)
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, _CORES)
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _NEXT)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, _LAST)
+        for place in range(_LAST - 1, _CORES - 1, -1):
+            fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, place)
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, place + 1)
         try:
             yield
         finally:
