@@ -200,7 +200,7 @@ def test_a_vector_that_is_no_number_fails_its_request_and_not_its_neighbour() ->
 
 def test_a_batch_is_computed_while_the_cores_are_ours_and_not_a_moment_longer() -> None:
     """Asked from another process: record locks are a process's own."""
-    script = "import fcntl, sys; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)"
+    script = "import fcntl, sys; fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     with make_turns_file() as file:
         fd = file.fileno()
 
