@@ -82,7 +82,9 @@ class Engine:
         """
         params = message.sampling
         prompt = prompt or Prompt(message.prompt_token_ids)
-        words = [token_id for token_id in prompt.token_ids if token_id >= 0]  # penalties count no image
+        words = prompt.token_ids
+        if prompt.spans:  # penalties count no image
+            words = [token_id for token_id in words if token_id >= 0]
         sampling = SamplingState(params, words, self.kernels.n_vocab, constraint)
         accepts = None if constraint is None else constraint.accepts
         text = TextStream(self.kernels.piece, params.stop, params.stop_tokens, accepts)
@@ -168,10 +170,10 @@ class Engine:
             with self.counters.timed("prefill", tokens=num_tokens):
                 work = [_rows(piece) for piece in slices]
                 logits = self._forward(work, self._load.n_threads_prefill, slices[0].seq.lora)
-            if not slices[0].wants_all:  # which takes more for a token, and is rare
-                self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
-            if slices[0].wants_all:
+            if slices[0].wants_all:  # takes more for a token, and is rare: nothing to learn from
                 logits = self._note_prompt(slices[0], logits)
+            else:
+                self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
             completed = [piece.seq for piece in slices if piece.completes_prompt]
             for piece in slices:
                 piece.seq.num_computed_tokens += piece.size

@@ -121,27 +121,28 @@ class ConstraintTrial:
             ValueError: a tool's schema can't be enforced; its name is told.
         """
         assert self._vocabulary is not None, "given where tools are called"
+        checked = []
         for tool in tools:
             try:
-                grammar = LLMatcher.grammar_from_json_schema(
-                    enforceable(tool["parameters"]), overrides=_OVERRIDES
-                )
+                schema = enforceable(tool["parameters"])
+                grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OVERRIDES)
             except ValueError as exc:
                 raise ValueError(f"the parameters of {tool['name']!r}: {exc}") from exc
             error = LLMatcher.validate_grammar(grammar, self._tokenizer)
             if error:
                 raise ValueError(f"the parameters of {tool['name']!r}: {_without_state(error)}")
+            checked.append({"name": tool["name"], "parameters": schema})
         syntax = SYNTAX[call_format_of(self._vocabulary.chat_template)]
         control_id = self._vocabulary.find(syntax.control_text) if syntax.control_text else None
         if control_id is not None and not self._vocabulary.is_control(control_id):
             control_id = None
         return tool_grammar(
-            tools,
+            checked,
             syntax,
             control_id=control_id,
             is_required=is_required,
             is_parallel=is_parallel,
-            written=lambda schema: json.dumps({**enforceable(schema), OWN_KEY: _OVERRIDES}),
+            written=lambda schema: json.dumps({**schema, OWN_KEY: _OVERRIDES}),
         )
 
 
