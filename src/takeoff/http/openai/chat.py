@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import EVENT_STREAM, GenerationResponse, complete_all, submit_all
+from takeoff.http.answers import EVENT_STREAM, GenerationResponse, all_events, submit_all
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
@@ -145,10 +145,10 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
             stream = stream_chunks(head, generations, deltas, n=n, with_usage=body.with_usage)
             return GenerationResponse(service, generations, stream, EVENT_STREAM)
         with body.in_its_names():
-            completed = await complete_all(http_request, service, requests)
+            completed = await all_events(http_request, service, requests)
         choices = [
-            whole_choice(index, generation, text, has_tools=body.has_tools)
-            for index, (generation, text) in enumerate(completed)
+            whole_choice(index, generation, events, has_tools=body.has_tools)
+            for index, (generation, events) in enumerate(completed)
         ]
         told = usage([generation for generation, _ in completed], n)
         head = head_of("chatcmpl", "chat.completion", model)

@@ -7,8 +7,8 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from takeoff.call_formats import SYNTAX
-from takeoff.http.openai.calls import Arguments, Begun, CallParser, Piece
+from takeoff.http.openai.calls import Arguments, Begun
+from takeoff.http.openai.pieces import AnswerReader, Content, whole_answer
 from takeoff.http.ports import Generation
 from takeoff.request import FinishReason, TokenEvent
 
@@ -16,25 +16,16 @@ _ROLE = {"role": "assistant"}
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
-def whole_choice(index: int, generation: Generation, text: str, *, has_tools: bool) -> dict[str, Any]:
-    """The choice that `text` is, put together as a stream of it would be."""
-    content: str | None = text
-    calls: list[dict[str, Any]] = []
-    if has_tools:
-        parser = CallParser(SYNTAX[generation.call_format])
-        content = ""
-        for piece in [*parser.push(text), *parser.end()]:
-            match piece:
-                case Begun(name):
-                    calls.append(_call(name))
-                case Arguments(more):
-                    calls[-1]["function"]["arguments"] += more
-                case str():
-                    content += piece
-    message: dict[str, Any] = {**_ROLE, "content": content, "refusal": None}
-    if calls:
-        message |= {"content": content or None, "tool_calls": calls}
-    return _choice(index, _reason(generation.finish_reason, has_calls=bool(calls)), message=message)
+def whole_choice(
+    index: int, generation: Generation, events: Iterable[TokenEvent], *, has_tools: bool
+) -> dict[str, Any]:
+    """The choice that `events` are, put together as a stream of it would be."""
+    answer = whole_answer(generation, events, has_tools=has_tools)
+    message: dict[str, Any] = {**_ROLE, "content": answer.content, "refusal": None}
+    if answer.calls:
+        calls = [_call(call.name, call.arguments) for call in answer.calls]
+        message |= {"content": answer.content or None, "tool_calls": calls}
+    return _choice(index, _reason(generation.finish_reason, has_calls=bool(answer.calls)), message=message)
 
 
 class Deltas:
@@ -42,46 +33,36 @@ class Deltas:
 
     def __init__(self, generations: Sequence[Generation], *, has_tools: bool) -> None:
         self._begun: set[int] = set()
-        self._parsers = [CallParser(SYNTAX[each.call_format]) for each in generations] if has_tools else []
+        self._readers = [AnswerReader(each, has_tools=has_tools) for each in generations]
 
     def __call__(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
         """The chunks of one event."""
+        reader = self._readers[index]
         deltas: list[dict[str, Any]] = []
         if index not in self._begun:
             self._begun.add(index)
             deltas.append({**_ROLE, "content": ""})
-        has_calls = False
-        if self._parsers:
-            parser = self._parsers[index]
-            deltas += self._told(parser, parser.push(event.text))
-            if event.finish_reason is not None:
-                deltas += self._told(parser, parser.end())
-            has_calls = parser.num_calls > 0
-        elif event.text:
-            deltas.append({"content": event.text})
+        for piece in reader.take(event):
+            match piece:
+                case Content(text):
+                    deltas.append({"content": text})
+                case Begun(name):
+                    deltas.append({"tool_calls": [{"index": reader.num_calls - 1, **_call(name)}]})
+                case Arguments(text):
+                    call = {"index": reader.num_calls - 1, "function": {"arguments": text}}
+                    deltas.append({"tool_calls": [call]})
         choices = [_choice(index, None, delta=delta) for delta in deltas]
         if event.finish_reason is not None:
-            choices.append(_choice(index, _reason(event.finish_reason, has_calls=has_calls), delta={}))
+            choices.append(
+                _choice(index, _reason(event.finish_reason, has_calls=reader.num_calls > 0), delta={})
+            )
         return choices
 
-    def _told(self, parser: CallParser, pieces: Iterable[Piece]) -> list[dict[str, Any]]:
-        deltas: list[dict[str, Any]] = []
-        for piece in pieces:
-            last = parser.num_calls - 1  # the parser stands at this piece
-            match piece:
-                case Begun(name):
-                    deltas.append({"tool_calls": [{"index": last, **_call(name)}]})
-                case Arguments(text):
-                    deltas.append({"tool_calls": [{"index": last, "function": {"arguments": text}}]})
-                case str():
-                    deltas.append({"content": piece})
-        return deltas
 
-
-def _call(name: str) -> dict[str, Any]:
-    """A call whose arguments are to come. Its id has the nine letters and digits that some templates want."""
+def _call(name: str, arguments: str = "") -> dict[str, Any]:
+    """A call. Its id has the nine letters and digits that some templates want."""
     call_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _reason(reason: FinishReason | None, *, has_calls: bool) -> str | None:
