@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from takeoff.errors import InvalidRequest, Overloaded, PromptTooLong
 from takeoff.ipc.messages import Prepared, Submit
@@ -51,7 +51,6 @@ class Intake:
                 retry_after_s=self._admission.retry_after_s,
             )
         token_ids, sampling = prepared.token_ids, request.sampling
-        _check_ids(token_ids, reader, "prompt")
         check_prompt_logprobs(request, len(token_ids))
         _check_ids(sampling.logit_bias, reader, "logit_bias")
         room = reader.n_ctx_slot - len(token_ids)
@@ -143,6 +142,7 @@ async def _tried_grammar(request: Request, reader: Reader) -> str | None:
 def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:
     if len(token_ids) >= reader.n_ctx_slot:
         raise PromptTooLong.beyond(len(token_ids), reader.n_ctx_slot, param="prompt")
+    _check_ids(token_ids, reader, "prompt")
     return list(token_ids)
 
 
@@ -156,10 +156,10 @@ def _checked_lora(name: str | None, reader: Reader) -> str | None:
     return name
 
 
-def _check_ids(token_ids: Iterable[int], reader: Reader, param: str) -> None:
+def _check_ids(token_ids: Collection[int], reader: Reader, param: str) -> None:
     """Raise InvalidRequest for an id that the loaded vocabulary has not: to the engine it would be fatal."""
     n_vocab = reader.loaded.n_vocab
-    for token_id in token_ids:
+    for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
         if not 0 <= token_id < n_vocab:
             raise InvalidRequest(
                 f"{param} has the token id {token_id}, and the vocabulary ends at {n_vocab - 1}", param=param

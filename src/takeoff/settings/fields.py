@@ -188,6 +188,12 @@ class Settings(ReaderSettings):
     max_header_bytes: int = Field(32_768, ge=1_024, le=1_048_576, description="Largest header block")
     header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time to send the header block")
     body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time to send the body")
+    stream_keep_alive_s: float = Field(
+        15.0,
+        gt=0,
+        le=3_600,
+        description="An event stream that has had no news for so long says so, for proxies to keep it",
+    )
     max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections")
     prepare_timeout_s: float = Field(
         10.0, gt=0, le=600, description="Time the preparer has for one prompt before it is restarted"

@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 
 from takeoff.errors import TakeoffError
-from takeoff.http.answers import merge
-from takeoff.http.ports import Generation
+from takeoff.http.answers import EVENT_STREAM, GenerationResponse, KeepAlive, merge
+from takeoff.http.ports import Generation, Service
 from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
 from takeoff.request import TokenEvent
+from takeoff.settings import Settings
+
+COMMENT = b": keep-alive\n\n"  # which a reader of events passes over
 
 Choices = Callable[[int, TokenEvent], Sequence[dict[str, Any]]]  # of a generation's event; one chunk each
 
@@ -36,6 +39,14 @@ def usage(generations: Sequence[Generation], n: int, *, has_completion: bool = T
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(generation.cached_tokens for generation in prompts)},
     }
+
+
+def event_stream(
+    service: Service, settings: Settings, generations: list[Generation], events: AsyncGenerator[bytes, None]
+) -> GenerationResponse:
+    """The answer that `events` are; comments stand where nothing comes for long."""
+    keep_alive = KeepAlive(COMMENT, settings.stream_keep_alive_s)
+    return GenerationResponse(service, generations, events, EVENT_STREAM, keep_alive)
 
 
 async def stream_chunks(

@@ -11,9 +11,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import EVENT_STREAM, GenerationResponse, all_events, submit_all
+from takeoff.http.answers import all_events, submit_all
 from takeoff.http.bodies import body_schema, parse_body
-from takeoff.http.openai.answers import head_of, stream_chunks, usage
+from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
 from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
 from takeoff.http.openai.said import Deltas, whole_choice
@@ -143,7 +143,7 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
             head = head_of("chatcmpl", "chat.completion.chunk", model)
             deltas = Deltas(generations, has_tools=body.has_tools)
             stream = stream_chunks(head, generations, deltas, n=n, with_usage=body.with_usage)
-            return GenerationResponse(service, generations, stream, EVENT_STREAM)
+            return event_stream(service, settings, generations, stream)
         with body.in_its_names():
             completed = await all_events(http_request, service, requests)
         choices = [

@@ -12,9 +12,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import EVENT_STREAM, GenerationResponse, all_events, submit_all
+from takeoff.http.answers import all_events, submit_all
 from takeoff.http.bodies import Texts, body_schema, parse_body
-from takeoff.http.openai.answers import head_of, stream_chunks, usage
+from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved
 from takeoff.http.openai.logprobs import LegacyLogprobs
 from takeoff.http.openai.sampling import SamplingBody, model_told
@@ -116,7 +116,7 @@ def completions_router(service: Service, settings: Settings) -> APIRouter:
                 with_usage=body.with_usage,
                 has_completion=body.has_completion,
             )
-            return GenerationResponse(service, generations, stream, EVENT_STREAM)
+            return event_stream(service, settings, generations, stream)
         with body.in_its_names():
             completed = await all_events(http_request, service, requests)
         whole = [choice.take(joined(events)) for choice, (_, events) in zip(choices, completed, strict=True)]
