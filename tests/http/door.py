@@ -58,6 +58,7 @@ class FakeGeneration:
         self.cached_tokens = 1
         self.call_format = CallFormat.HERMES
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.num_cancelled = 0
         self.is_cancelled = asyncio.Event()

@@ -27,6 +27,7 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
         self.call_format = CallFormat.JSON  # how the model writes calls of tools
         self.finish_reason: FinishReason | None = None
         self._cancel = cancel

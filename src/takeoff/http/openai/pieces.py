@@ -15,6 +15,13 @@ from takeoff.request import TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
+class Thought:
+    """More of what the model thinks before it answers. It is no part of the content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """More of what the model says to the user."""
 
@@ -29,7 +36,7 @@ class Call:
     arguments: str  # as the model wrote them
 
 
-Piece = Content | Begun | Arguments
+Piece = Thought | Content | Begun | Arguments
 
 
 class AnswerReader:
@@ -60,17 +67,21 @@ class Answer:
 
     content: str
     calls: list[Call]
+    thoughts: str = ""  # what it thought before
 
 
 def whole_answer(generation: Generation, events: Iterable[TokenEvent], *, has_tools: bool) -> Answer:
     """The answer that `events` make, the pieces of a stream put together."""
     reader = AnswerReader(generation, has_tools=has_tools)
+    thoughts: list[str] = []
     content: list[str] = []
     names: list[str] = []
     arguments: list[list[str]] = []
     for event in events:
         for piece in reader.take(event):
             match piece:
+                case Thought(text):
+                    thoughts.append(text)
                 case Content(text):
                     content.append(text)
                 case Begun(name):
@@ -79,7 +90,7 @@ def whole_answer(generation: Generation, events: Iterable[TokenEvent], *, has_to
                 case Arguments(text):
                     arguments[-1].append(text)
     calls = [Call(name, "".join(texts)) for name, texts in zip(names, arguments, strict=True)]
-    return Answer("".join(content), calls)
+    return Answer("".join(content), calls, "".join(thoughts))
 
 
 def _pieces(found: Iterable[str | Begun | Arguments]) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from takeoff.http.openai.calls import Arguments, Begun
-from takeoff.http.openai.pieces import AnswerReader, Content, whole_answer
+from takeoff.http.openai.pieces import AnswerReader, Content, Thought, whole_answer
 from takeoff.http.ports import Generation
 from takeoff.request import FinishReason, TokenEvent
 
@@ -25,6 +25,8 @@ def whole_choice(
     if answer.calls:
         calls = [_call(call.name, call.arguments) for call in answer.calls]
         message |= {"content": answer.content or None, "tool_calls": calls}
+    if answer.thoughts:
+        message["reasoning_content"] = answer.thoughts
     return _choice(index, _reason(generation.finish_reason, has_calls=bool(answer.calls)), message=message)
 
 
@@ -44,6 +46,8 @@ class Deltas:
             deltas.append({**_ROLE, "content": ""})
         for piece in reader.take(event):
             match piece:
+                case Thought(text):
+                    deltas.append({"reasoning_content": text})
                 case Content(text):
                     deltas.append({"content": text})
                 case Begun(name):
