@@ -14,7 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "takeoff"
 
-EVERYONE_MAY = {"call_formats", "errors", "request", "settings", "observe"}
+EVERYONE_MAY = {"call_formats", "errors", "request", "settings", "observe", "thoughts"}
 
 # part of takeoff      what else of takeoff it may import
 MAY_IMPORT: dict[str, set[str]] = {
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "call_formats": set(),
     "request": set(),
+    "thoughts": set(),
     "errors": set(),
 }
 
@@ -46,6 +47,7 @@ ONLY: dict[str, set[str]] = {
     "settings": {"errors"},
     "call_formats": set(),
     "request": {"errors"},
+    "thoughts": set(),
     "errors": set(),
 }
 

@@ -122,6 +122,7 @@ class Conversation:
     messages: list[dict[str, Any]]  # at least one; of an assistant at the end: it is continued
     tools: list[dict[str, Any]] = field(default_factory=list)
     template_values: dict[str, Any] = field(default_factory=dict)  # variables of this model's template
+    reasoning_effort: str | None = None  # how hard to think: none, medium, ...; None: as the template has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

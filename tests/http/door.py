@@ -31,6 +31,7 @@ from takeoff.request import (
     TokenEvent,
 )
 from takeoff.settings import ReaderSettings, Settings
+from takeoff.thoughts import ThoughtStart
 
 LIMIT_S = 30.0  # against hanging only
 HOST = (b"host", b"localhost:8000")
@@ -57,6 +58,7 @@ class FakeGeneration:
         self.prompt_tokens = len(prompt.messages if isinstance(prompt, Conversation) else prompt)
         self.cached_tokens = 1
         self.call_format = CallFormat.HERMES
+        self.thought: ThoughtStart | None = None
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
@@ -152,6 +154,7 @@ class FakeService:
         self.encodings: list[EncodeRequest] = []
         self.calls: list[tuple[Any, ...]] = []  # of the other questions
         self.call_format = CallFormat.HERMES  # of the model
+        self.thought: ThoughtStart | None = None  # that answers may begin with
         self.states: dict[str, bool] = {}  # what waiting for a state comes to
         self._script = script
 
@@ -226,6 +229,7 @@ class FakeService:
         script = self._script(request) if callable(self._script) else self._script
         generation = FakeGeneration(request, script, self.gate)
         generation.call_format = self.call_format
+        generation.thought = self.thought
         self.generations.append(generation)
         self.taken.set()
         return generation

@@ -88,7 +88,7 @@ def test_each_field_reaches_the_sampler(body: dict[str, Any], ours: dict[str, An
         ("audio", {"voice": "alloy"}),
         ("functions", [{"name": "f"}]),
         ("web_search_options", {}),
-        ("reasoning_effort", "high"),
+        ("reasoning_effort", "hard"),
         ("logprobs", True),
         ("top_logprobs", 3),
         ("metadata", {str(i): "" for i in range(17)}),
@@ -230,6 +230,7 @@ def test_the_answer_is_a_message_and_a_prompt_counts_once() -> None:
         "completion_tokens": 6,
         "total_tokens": 8,
         "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

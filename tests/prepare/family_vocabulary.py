@@ -15,11 +15,13 @@ CONTROL_TEXTS = (
     "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
     "<｜tool▁sep｜>",
     "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>",
+    "[THINK]", "[/THINK]", "<|channel>", "<channel|>",
 )  # fmt: skip
+TEXTS = ("<think>", "</think>")  # tokens of their own that are text all the same
 
 
 def write_family_vocabulary(model: Path, path: Path) -> None:
-    """Write a GGUF file of `model`'s vocabulary and CONTROL_TEXTS behind it, without weights."""
+    """Write a GGUF file of `model`'s vocabulary and CONTROL_TEXTS and TEXTS behind it, without weights."""
     fields = gguf.GGUFReader(str(model)).fields
 
     def value(name: str) -> object:
@@ -28,8 +30,9 @@ def write_family_vocabulary(model: Path, path: Path) -> None:
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_tokenizer_model(value("model"))
     writer.add_tokenizer_pre(value("pre"))
-    writer.add_token_list([*value("tokens"), *CONTROL_TEXTS])
-    writer.add_token_types([*value("token_type"), *(gguf.TokenType.CONTROL for _ in CONTROL_TEXTS)])
+    writer.add_token_list([*value("tokens"), *CONTROL_TEXTS, *TEXTS])
+    kinds = [gguf.TokenType.CONTROL] * len(CONTROL_TEXTS) + [gguf.TokenType.USER_DEFINED] * len(TEXTS)
+    writer.add_token_types([*value("token_type"), *kinds])
     writer.add_token_merges(value("merges"))
     writer.add_bos_token_id(len(value("tokens")))
     writer.add_eos_token_id(len(value("tokens")) + 1)

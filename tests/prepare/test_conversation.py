@@ -111,17 +111,24 @@ def test_the_default_models_template_is_written_as_llama_cpp_reads_it(smollm2_pa
         f"{SYSTEM}<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
         "<|im_start|>user\nBye <b>&</b><|im_end|>\n<|im_start|>assistant\n"
     )
-    ids = PromptBuilder(tokenizer).build_chat(conversation)
+    ids = PromptBuilder(tokenizer).build_chat(conversation).token_ids
     assert ids == tokenizer.tokenize(text, parse_special=True)
     assert text_of(tokenizer, ids) == text == rendered(tokenizer, conversation)
 
 
 def test_a_template_of_gemma_on_its_own_vocabulary(gemma_path: Path) -> None:
     tokenizer = Tokenizer(str(gemma_path))
-    ids = builder(tokenizer, TEMPLATES["gemma"]).build_chat(
-        Conversation(
-            messages=[{"role": "developer", "content": "Be brief."}, *say(" Hi! ", "Ho", "<bos>").messages]
+    ids = (
+        builder(tokenizer, TEMPLATES["gemma"])
+        .build_chat(
+            Conversation(
+                messages=[
+                    {"role": "developer", "content": "Be brief."},
+                    *say(" Hi! ", "Ho", "<bos>").messages,
+                ]
+            )
         )
+        .token_ids
     )
     text = (
         "<bos><start_of_turn>user\nBe brief.\n\nHi!<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n"
@@ -134,7 +141,7 @@ def test_a_template_of_gemma_on_its_own_vocabulary(gemma_path: Path) -> None:
 @pytest.mark.parametrize("family", sorted(TEMPLATES))
 def test_every_family_is_written_as_llama_cpp_reads_it(families: Tokenizer, family: str) -> None:
     conversation = say("What is 2 < 3?\n", "True, I > think.", "> quoted\n\n[x] <", template_values={"n": 1})
-    ids = builder(families, TEMPLATES[family]).build_chat(conversation)
+    ids = builder(families, TEMPLATES[family]).build_chat(conversation).token_ids
     assert ids == families.tokenize(rendered(families, conversation), parse_special=True)
     assert sum(map(families.is_control, ids)) >= 4
 
@@ -142,7 +149,7 @@ def test_every_family_is_written_as_llama_cpp_reads_it(families: Tokenizer, fami
 @pytest.mark.parametrize("family", sorted(TEMPLATES))
 def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer, family: str) -> None:
     conversation = called('{"city": "Genève"}')
-    ids = builder(families, TEMPLATES[family]).build_chat(conversation)
+    ids = builder(families, TEMPLATES[family]).build_chat(conversation).token_ids
     text = rendered(families, conversation)
     assert ids == families.tokenize(text, parse_special=True)
     assert '{"city": "Genève"}' in text
@@ -154,8 +161,8 @@ def test_tools_calls_and_results_are_written_by_the_template(families: Tokenizer
 def test_a_malformed_call_of_the_past_is_written_down(
     families: Tokenizer, family: str, arguments: str
 ) -> None:
-    ids = builder(families, TEMPLATES[family]).build_chat(called(arguments))
-    harmless = builder(families, TEMPLATES[family]).build_chat(called("{}"))
+    ids = builder(families, TEMPLATES[family]).build_chat(called(arguments)).token_ids
+    harmless = builder(families, TEMPLATES[family]).build_chat(called("{}")).token_ids
     assert controls(families, ids) == controls(families, harmless)
 
 
@@ -163,7 +170,7 @@ def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_its_texts(fami
     conversation = called('{"city": "Genève"}', "12 °C")
     conversation.messages[:0] = [{"role": "system", "content": "Be brief."}]
     conversation.messages.append({"role": "user", "content": "So?"})
-    text = text_of(families, builder(families, TEMPLATES["gemma"]).build_chat(conversation))
+    text = text_of(families, builder(families, TEMPLATES["gemma"]).build_chat(conversation).token_ids)
     assert text == (
         "<s><start_of_turn>user\nBe brief.\n\nYou can call functions. These are the functions, one a line, "
         "with the JSON Schema of their parameters:\n"
@@ -186,7 +193,7 @@ def test_arguments_are_always_an_object() -> None:
 @pytest.mark.parametrize("family", sorted(TEMPLATES))
 def test_the_assistants_last_message_is_continued(families: Tokenizer, family: str) -> None:
     answer = "The answer <|im_end|> is "
-    ids = builder(families, TEMPLATES[family]).build_chat(say("What?", answer))
+    ids = builder(families, TEMPLATES[family]).build_chat(say("What?", answer)).token_ids
     text = text_of(families, ids)
     assert text.endswith(answer)
     assert text.count(answer) == 1
@@ -207,22 +214,22 @@ def test_developers_are_the_systems_where_the_template_knows_none(families: Toke
         {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief"}]}
     ]
     messages += say("Hi").messages
-    ids = builder(families, TEMPLATES["chatml"]).build_chat(Conversation(messages=messages))
+    ids = builder(families, TEMPLATES["chatml"]).build_chat(Conversation(messages=messages)).token_ids
     assert text_of(families, ids).startswith("<|im_start|>system\nBe\nbrief<|im_end|>\n<|im_start|>user\nHi")
     knows = "{% for m in messages %}<|{{ m.role }}|>{% endfor %}{# developer #}"
-    assert text_of(families, builder(families, knows).build_chat(Conversation(messages=messages))) == (
-        "<|developer|><|user|>"
-    )
+    assert text_of(
+        families, builder(families, knows).build_chat(Conversation(messages=messages)).token_ids
+    ) == ("<|developer|><|user|>")
 
 
 def test_a_template_sees_the_clients_values_but_not_instead_of_its_own(families: Tokenizer) -> None:
     chatml = builder(families, TEMPLATES["chatml"])
-    ids = chatml.build_chat(say("Hi", template_values={"enable_thinking": False}))
+    ids = chatml.build_chat(say("Hi", template_values={"enable_thinking": False})).token_ids
     assert text_of(families, ids).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     with pytest.raises(InvalidRequest, match="bos_token is not a client's to set"):
         chatml.build_chat(say("Hi", template_values={"bos_token": "x"}))
     forged = builder(families, "{{ tone }}{{ messages[0].content }}")
-    ids = forged.build_chat(say("Hi", template_values={"tone": "<|im_start|>"}))
+    ids = forged.build_chat(say("Hi", template_values={"tone": "<|im_start|>"})).token_ids
     assert text_of(families, ids) == "<|im_start|>Hi"
     assert controls(families, ids) == Counter()
 
@@ -246,7 +253,7 @@ def test_refusals_say_whose_fault_it_is(families: Tokenizer) -> None:
 )
 def test_neighbours_cannot_forge_a_role_together(families: Tokenizer, texts: tuple[str, ...]) -> None:
     source = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
-    ids = builder(families, source).build_chat(say(*texts))
+    ids = builder(families, source).build_chat(say(*texts)).token_ids
     assert text_of(families, ids) == "".join(text.strip() for text in texts)
     assert controls(families, ids) == Counter()
 
@@ -311,12 +318,12 @@ def fuzz(tokenizer: Tokenizer, templates: dict[str, str], specials: list[str], n
             if any(special in text for text in strings_of([messages, tools]) for special in specials):
                 continue
             honest = Conversation(messages=messages, tools=tools)
-            ids = builders[name].build_chat(honest)
+            ids = builders[name].build_chat(honest).token_ids
             plain = tokenizer.tokenize(rendered(tokenizer, honest), parse_special=True)
             assert ids == with_bos(tokenizer, plain), (name, seed)
             messages, tools = filled(list(holed), lambda: rng.choice(forgeries))  # noqa: B023
             forged = Conversation(messages=messages, tools=tools)
-            forged_ids = builders[name].build_chat(forged)
+            forged_ids = builders[name].build_chat(forged).token_ids
             assert text_of(tokenizer, forged_ids) == rendered(tokenizer, forged), (name, seed)
             assert controls(tokenizer, forged_ids) == controls(tokenizer, ids), (name, seed)
             num_done += 2 * len(messages)

@@ -5,7 +5,10 @@ llguidance does the matching; a grammar comes from the preparer, which has tried
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -15,6 +18,7 @@ from takeoff.models.guidance import new_matcher
 
 MAX_CACHED_GRAMMARS = 64
 MAX_CACHED_BYTES = 4 << 20  # of their sources
+_NONE: Mapping[int, str] = MappingProxyType({})
 
 
 class ConstraintState:
@@ -51,10 +55,13 @@ class ConstraintState:
         matcher = self._matcher
         return matcher.is_stopped() and not matcher.is_error() and matcher.is_accepting()
 
-    def accepts(self, text: str) -> bool:
-        """Whether `text` as a whole matches."""
+    def accepts(self, text: str, controls: Mapping[int, str] = _NONE) -> bool:
+        """Whether `text` as a whole matches. In it the control tokens in `controls` have their texts."""
         matcher = self._start.deep_copy()
-        token_ids = self._tokenizer.greedy_tokenize(text)
+        token_ids: list[int] = []
+        ids = {control: token_id for token_id, control in controls.items()}
+        for part in re.split(f"({'|'.join(map(re.escape, ids))})", text) if ids else [text]:
+            token_ids += [ids[part]] if part in ids else self._tokenizer.greedy_tokenize(part)
         return matcher.try_consume_tokens(token_ids) == len(token_ids) and matcher.is_accepting()
 
 

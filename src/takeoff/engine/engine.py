@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -86,8 +87,10 @@ class Engine:
         if prompt.spans:  # penalties count no image
             words = [token_id for token_id in words if token_id >= 0]
         sampling = SamplingState(params, words, self.kernels.n_vocab, constraint)
-        accepts = None if constraint is None else constraint.accepts
-        text = TextStream(self.kernels.piece, params.stop, params.stop_tokens, accepts)
+        controls = {} if message.thought is None else message.thought.control_texts
+        accepts = None if constraint is None else partial(constraint.accepts, controls=controls)
+        piece = showing(controls, self.kernels.piece) if controls else self.kernels.piece
+        text = TextStream(piece, params.stop, params.stop_tokens, accepts)
         for token_id in message.emitted_token_ids:
             text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
             sampling.append(token_id)
@@ -306,6 +309,12 @@ def _event(seq: Sequence, token_ids: tuple[int, ...], text: str) -> TokenEvent:
         cached_tokens=seq.num_cached_tokens,
         queue_s=seq.queue_s,
     )
+
+
+def showing(texts: dict[int, str], piece: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """`piece`, but of some control tokens their text."""
+    shown = {token_id: text.encode() for token_id, text in texts.items()}
+    return lambda token_id: shown.get(token_id) or piece(token_id)
 
 
 def _rows(piece: Slice) -> Rows:

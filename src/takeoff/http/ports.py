@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 from takeoff.call_formats import CallFormat
 from takeoff.request import EncodeRequest, Encoding, FinishReason, Request, TokenEvent
 from takeoff.settings import ReaderSettings
+from takeoff.thoughts import ThoughtStart
 
 
 class Generation(Protocol):
@@ -24,6 +25,8 @@ class Generation(Protocol):
     def reasoning_tokens(self) -> int: ...  # of the completion's, those of its thought
     @property
     def call_format(self) -> CallFormat: ...
+    @property
+    def thought(self) -> ThoughtStart | None: ...  # that the text may begin with
     @property
     def finish_reason(self) -> FinishReason | None: ...
     def __enter__(self) -> Self: ...

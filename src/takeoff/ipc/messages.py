@@ -18,6 +18,7 @@ import msgspec
 
 from takeoff.call_formats import CallFormat
 from takeoff.request import Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
+from takeoff.thoughts import ThoughtStart
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -80,6 +81,7 @@ class Submit(Message, frozen=True):
     grammar: str | None = None  # that the completion matches; from ConstraintTried
     lora: str | None = None  # name of an adapter of `Load.loras`; None: the model as it is
     images: list[PlacedImage] = []  # in order of their places
+    thought: ThoughtStart | None = None  # that the completion may begin with
 
 
 class Cancel(Message, frozen=True):
@@ -235,6 +237,7 @@ class Prepared(Message, frozen=True):
     ask_id: int
     token_ids: list[int]
     images: list[PlacedImage] = []
+    thought: ThoughtStart | None = None  # that may follow
 
 
 class Tokenize(Message, frozen=True):
@@ -286,6 +289,7 @@ class TryConstraint(Message, frozen=True):
 
     ask_id: int
     constraint: Constraint
+    thought: ThoughtStart | None = None  # that stands before what it constrains
 
 
 class ConstraintTried(Message, frozen=True):

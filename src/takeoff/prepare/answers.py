@@ -59,7 +59,8 @@ class Answerer:
             case Prepare():
                 return self._prepare(question)
             case PrepareChat(ask_id=ask_id, conversation=conversation, max_tokens=max_tokens):
-                return _bounded(Prepared(ask_id, self._builder.build_chat(conversation)), max_tokens)
+                chat = self._builder.build_chat(conversation)
+                return _bounded(Prepared(ask_id, chat.token_ids, thought=chat.thought), max_tokens)
             case Tokenize():
                 return self._tokenize(question)
             case Detokenize():
@@ -73,9 +74,9 @@ class Answerer:
                     for conversation in conversations
                 ]
                 return ChatRendered(ask_id, texts)
-            case TryConstraint(ask_id=ask_id, constraint=constraint):
+            case TryConstraint(ask_id=ask_id, constraint=constraint, thought=thought):
                 assert self._trial is not None, "loaded for it"
-                return ConstraintTried(ask_id, self._trial.grammar(constraint))
+                return ConstraintTried(ask_id, self._trial.grammar(constraint, thought))
 
     def _prepare(self, question: Prepare) -> Prepared | PrepareFailed:
         images = [self._decoded(data) for data in question.images]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
@@ -36,7 +36,7 @@ class TemplateBroken(Exception):
 
 
 class ChatTemplate:
-    """One template, compiled at birth.
+    """One template, compiled at birth. `variables` are the names that it looks at.
 
     Raises:
         TemplateBroken: not jinja2.
@@ -44,8 +44,10 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos_text: str, eos_text: str) -> None:
         self._values = {"bos_token": bos_text, "eos_token": eos_text}
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except (TemplateError, RecursionError, MemoryError) as exc:
             raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
 

@@ -18,8 +18,10 @@ from takeoff.models.guidance import new_matcher
 from takeoff.prepare.json_schema import OWN_KEY, SchemaError, enforceable
 from takeoff.prepare.lark import lark_of
 from takeoff.prepare.regex import whole_match
+from takeoff.prepare.thought_grammar import behind_thought, own_opening
 from takeoff.prepare.tool_grammar import tool_grammar
 from takeoff.request import Constraint, ConstraintKind
+from takeoff.thoughts import ThoughtStart
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -60,17 +62,18 @@ class ConstraintTrial:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
 
-    def grammar(self, constraint: Constraint) -> str:
+    def grammar(self, constraint: Constraint, thought: ThoughtStart | None = None) -> str:
         """The grammar of `constraint`, which compiles and has a first token.
 
-        The whole completion matches a regular expression, of Python's dialect.
+        The whole completion matches a regular expression, of Python's dialect; what follows `thought` does
+        where one may come.
 
         Raises:
             InvalidRequest: it can't be enforced; `param` is the constraint's kind.
         """
         param = constraint.kind.value
         try:
-            grammar = self._written(constraint)
+            grammar = self._written(constraint, thought)
         except SchemaError as exc:
             raise InvalidRequest(_shortened(str(exc)), param=param) from exc
         except (ValueError, RecursionError) as exc:
@@ -81,7 +84,7 @@ class ConstraintTrial:
             error = error or self._walked_into(matcher.deep_copy(), np.random.default_rng(seed))
         if error is not None:
             raise InvalidRequest(_shortened(_without_state(error)), param=param)
-        return grammar
+        return grammar if thought is None else behind_thought(grammar, thought)
 
     def _walked_into(self, matcher: LLMatcher, chance: np.random.Generator) -> str | None:
         """What is wrong within some random steps: nothing can begin it, or its masks cost too much."""
@@ -102,7 +105,7 @@ class ConstraintTrial:
                 return None
         return None
 
-    def _written(self, constraint: Constraint) -> str:
+    def _written(self, constraint: Constraint, thought: ThoughtStart | None) -> str:
         if constraint.kind is ConstraintKind.REGEX:
             return LLMatcher.grammar_from_regex(whole_match(constraint.source, constraint.kind.value))
         if constraint.kind is ConstraintKind.GRAMMAR:
@@ -111,10 +114,17 @@ class ConstraintTrial:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
         source = json.loads(constraint.source)
         if constraint.kind is ConstraintKind.TOOLS:
-            return LLMatcher.grammar_from_lark(self._tools(**source))
+            return LLMatcher.grammar_from_lark(self._tools(thought, **source))
         return LLMatcher.grammar_from_json_schema(enforceable(source), overrides=_OVERRIDES)
 
-    def _tools(self, *, tools: list[dict[str, Any]], is_required: bool, is_parallel: bool) -> str:
+    def _tools(
+        self,
+        thought: ThoughtStart | None,
+        *,
+        tools: list[dict[str, Any]],
+        is_required: bool,
+        is_parallel: bool,
+    ) -> str:
         """The grammar of an answer that calls `tools`, in the format of the model's template.
 
         Raises:
@@ -142,6 +152,7 @@ class ConstraintTrial:
             control_id=control_id,
             is_required=is_required,
             is_parallel=is_parallel,
+            never_first=own_opening(thought),
             written=lambda schema: json.dumps({**schema, OWN_KEY: _OVERRIDES}),
         )
 

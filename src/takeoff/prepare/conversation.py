@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from takeoff.call_formats import CallFormat, call_format_of
+from takeoff.errors import InvalidRequest
 from takeoff.prepare.tool_prompt import told_in_text
 from takeoff.request import MAX_DEPTH, Conversation, is_nested_deeper
 
@@ -14,6 +15,51 @@ from takeoff.request import MAX_DEPTH, Conversation, is_nested_deeper
 RESERVED_VALUES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
 )
+
+_SWITCHES = ("enable_thinking", "thinking")  # variables with which templates turn thinking on and off
+_EFFORT = "reasoning_effort"
+DEFAULT_EFFORT = "medium"
+
+
+def effort_values(effort: str | None, known: Set[str], *, can_think: bool) -> dict[str, Any]:
+    """The variables that tell a template, which looks at those in `known`, how hard to think.
+
+    Raises:
+        InvalidRequest: it knows no way to.
+    """
+    if effort is None:
+        return {}
+    values: dict[str, Any] = {_EFFORT: effort} if _EFFORT in known else {}
+    values |= dict.fromkeys((each for each in _SWITCHES if each in known), effort != "none")
+    if _EFFORT in known or (values and effort in ("none", DEFAULT_EFFORT)):
+        return values
+    if values:
+        raise _unable(effort, f"its model thinks or does not: send none or {DEFAULT_EFFORT}")
+    if effort != (DEFAULT_EFFORT if can_think else "none"):
+        raise _unable(effort, "its model always thinks" if can_think else "its model does not think")
+    return {}
+
+
+def _unable(effort: str, why: str) -> InvalidRequest:
+    message = f"the model's chat template has no reasoning_effort {effort!r}, {why}"
+    return InvalidRequest(message, param="reasoning_effort")
+
+
+def with_effort(values: Mapping[str, Any], effort: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's own variables, and those of the effort that it asks for.
+
+    Raises:
+        InvalidRequest: they contradict each other.
+    """
+    for name in sorted(values.keys() & effort.keys()):
+        if values[name] != effort[name]:
+            raise InvalidRequest(
+                f"chat_template_kwargs.{name} is {values[name]!r}, "
+                f"and the reasoning_effort makes it {effort[name]!r}",
+                param="reasoning_effort",
+                hint="give one of them",
+            )
+    return {**values, **effort}
 
 
 def told(conversation: Conversation, template: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from takeoff.errors import InvalidRequest
 from takeoff.prepare.chat_template import ChatTemplate, TemplateBroken
-from takeoff.prepare.conversation import RESERVED_VALUES, told
+from takeoff.prepare.conversation import RESERVED_VALUES, effort_values, told, with_effort
 from takeoff.prepare.marks import Cutter, Marks
 from takeoff.request import Conversation
+from takeoff.thoughts import SYNTAX, ThoughtFormat, ThoughtStart, is_thought_open, thought_format_of
 
 TemplateUse = Literal["auto", "on", "off"]
 IMAGE_MARK = "<image>"  # where an image stands in a text
@@ -30,7 +32,17 @@ class Vocabulary(Cutter, Protocol):
 
     def text(self, token_id: int) -> str: ...
 
+    def find(self, text: str) -> int | None: ...
+
     def piece(self, token_id: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation as a model reads it."""
+
+    token_ids: list[int]
+    thought: ThoughtStart | None  # that may follow
 
 
 class PromptBuilder:
@@ -99,31 +111,32 @@ class PromptBuilder:
             raise InvalidRequest("the prompt ends with an image", param="text", hint="let text follow it")
         return list(itertools.chain(*parts)), list(itertools.accumulate(map(len, parts[:-1])))
 
-    def build_chat(self, conversation: Conversation) -> list[int]:
-        """Token ids of a conversation, up to where the assistant's next words begin.
+    def build_chat(self, conversation: Conversation) -> ChatPrompt:
+        """A conversation, up to where the assistant's next words begin.
 
         An assistant's message at the end is left open, and continued.
 
         Raises:
-            InvalidRequest: the model has no template, or it can't write this conversation.
+            InvalidRequest: the model has no template, or it can't write this conversation, or think so hard.
             TemplateRefused, TemplateBroken: see ChatTemplate.render.
         """
         self._check_template()
         taken = RESERVED_VALUES & conversation.template_values.keys()
         if taken:
             raise InvalidRequest(f"{min(taken)} is not a client's to set", param="chat_template_kwargs")
+        thinks = thought_format_of(self._vocabulary.chat_template)
+        effort = effort_values(
+            conversation.reasoning_effort, self._chat_template().variables, can_think=thinks is not None
+        )
+        values = with_effort(conversation.template_values, effort)
         marks = Marks(self._vocabulary)
         messages, tools = told(conversation, self._vocabulary.chat_template or "")
         messages = [{**marks.plain_all(message), "role": message["role"]} for message in messages]
         is_continued = messages[-1]["role"] == "assistant"
-        if is_continued:
-            messages[-1]["content"] += marks.cut()
-        rendered = self._render_chat(
-            messages,
-            is_continued,
-            marks.plain_all(tools),
-            marks.plain_all(conversation.template_values),
-        )
+        said = messages[-1]["content"] if is_continued else ""
+        end = marks.cut() if is_continued else ""
+        messages[-1]["content"] += end
+        rendered = self._render_chat(messages, is_continued, marks.plain_all(tools), marks.plain_all(values))
         parts = marks.tokenize(rendered)
         if len(parts) != (2 if is_continued else 1):
             raise InvalidRequest(
@@ -131,7 +144,21 @@ class PromptBuilder:
                 param="messages",
                 hint="end with a user's message",
             )
-        return self._with_bos(parts[0])
+        written = rendered[: rendered.find(end)] if end else rendered
+        return ChatPrompt(self._with_bos(parts[0]), self._thought(thinks, written, said))
+
+    def _thought(self, format_: ThoughtFormat | None, written: str, said: str) -> ThoughtStart | None:
+        is_open = None if format_ is None else is_thought_open(format_, written, said)
+        if format_ is None or is_open is None:
+            return None
+        syntax, find = SYNTAX[format_], self._vocabulary.find
+        texts = {
+            mark[start:stop]
+            for mark in (syntax.opening, syntax.closing)
+            for start, stop in self._vocabulary.special_texts.spans(mark)
+        }
+        ids = {token_id: text for text in texts if (token_id := find(text)) is not None}
+        return ThoughtStart(format=format_, is_open=is_open, control_texts=ids)
 
     def _render_chat(
         self, messages: list[dict[str, Any]], is_continued: bool, tools: list[Any], values: dict[str, Any]

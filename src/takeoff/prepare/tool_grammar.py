@@ -21,16 +21,20 @@ def tool_grammar(
     is_required: bool,
     is_parallel: bool,
     written: WrittenSchema,
+    never_first: str = "",
 ) -> str:
     """Lark, in llguidance's dialect, of text and of calls of `tools`.
 
     Unless `is_required`, text may stand in place of the calls, or before them where the syntax marks
-    calls. `control_id` is the token of the syntax's control text, where the vocabulary has it.
+    calls. `control_id` is the token of the syntax's control text, where the vocabulary has it. Text does
+    not begin with `never_first`.
     """
     bodies = [
         f"({json.dumps(tool['name'] + syntax.middle)} %json {written(tool['parameters'])})" for tool in tools
     ]
     max_more = MAX_ANSWER_CALLS - 1 if is_parallel and syntax.between is not None else 0
+    begins = "".join(map(_escaped, never_first))
+    but = rf" & ~/\s*{begins}{_ANY}/" if never_first else ""
     rules = [f"body: ({' | '.join(bodies)}) {json.dumps(syntax.closing)}"]
     if is_required or not syntax.mark:
         first = syntax.begin + syntax.opening
@@ -39,12 +43,13 @@ def tool_grammar(
         start = f"{control} {json.dumps(first)} calls"
         if not is_required:
             begun = r"\s*" + r"\s*".join(map(_escaped, "".join(first.split())))
-            rules += [f"begun[lazy]: /{begun}/", f"TEXT: /{_ANY}/ & ~/{begun}{_ANY}/"]
+            rules += [f"begun[lazy]: /{begun}/", f"TEXT: /{_ANY}/ & ~/{begun}{_ANY}/{but}"]
             start = f"{f'{start} | ' if control else ''}begun calls | TEXT"
     else:
         mark = "".join(map(_escaped, syntax.mark))
         rest = json.dumps(syntax.opening.removeprefix(syntax.mark))
-        rules += [f"TEXT: ~/{_ANY}{mark}{_ANY}/", f"begun[lazy]: /{_ANY}{mark}/", f"call: begun {rest} body"]
+        rules += [f"TEXT: ~/{_ANY}{mark}{_ANY}/{but}", f"begun[lazy]: /{_ANY}{mark}/{but}"]
+        rules.append(f"call: begun {rest} body")
         start = f"call{{0,{max_more + 1}}} TEXT" if max_more else "TEXT | call"
     return "\n".join(["%llguidance {}", f"start: {start}", *rules])
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, InvalidRequest
 from takeoff.request import FinishReason, TokenEvent, joined
+from takeoff.thoughts import ThoughtParser, ThoughtStart
 
 
 class Generation:
@@ -21,15 +22,23 @@ class Generation:
     completion at most, and holds up nobody.
     """
 
-    def __init__(self, request_id: int, prompt_tokens: int, cancel: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        prompt_tokens: int,
+        cancel: Callable[[int], None],
+        thought: ThoughtStart | None = None,
+    ) -> None:
         """`cancel` is called with the request's id when it is left before its end."""
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
-        self.reasoning_tokens = 0
+        self.reasoning_tokens = 0  # of those, up to the one that ended the thought
+        self.thought = thought  # that the text may begin with
         self.call_format = CallFormat.JSON  # how the model writes calls of tools
         self.finish_reason: FinishReason | None = None
+        self._thoughts = None if thought is None else ThoughtParser(thought)
         self._cancel = cancel
         self._events: list[TokenEvent] = []
         self._failure: str | None = None
@@ -42,6 +51,8 @@ class Generation:
         self.completion_tokens += len(event.token_ids)
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
         self.finish_reason = event.finish_reason
+        if self._thoughts is not None:
+            self._count_thoughts(self._thoughts, event.text)
         if event.finish_reason is FinishReason.FAILED:
             self._failure = event.error or "the engine failed"
         else:
@@ -49,6 +60,14 @@ class Generation:
         if event.finish_reason is not None:
             self._images_read.set()
         self._wake.set()
+
+    def _count_thoughts(self, thoughts: ThoughtParser, text: str) -> None:
+        """Here, where no two events are one yet: of a text alone nobody can tell the tokens."""
+        was_over = thoughts.is_over
+        for _ in thoughts.push(text):
+            pass
+        if thoughts.has_begun and not was_over:
+            self.reasoning_tokens = self.completion_tokens
 
     def note_images(self, num_tokens: int) -> None:
         """Its images are read: they are so many tokens of the prompt."""

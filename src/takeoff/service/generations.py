@@ -32,7 +32,7 @@ class Generations:
         """
         num_tokens = len(submit.prompt_token_ids)
         self._admission.enqueue(num_tokens)
-        generation = Generation(submit.request_id, num_tokens, self._cancel)
+        generation = Generation(submit.request_id, num_tokens, self._cancel, submit.thought)
         self._journal.accept(Entry(submit, reader, generation, arrived_at))
         self._tally.accept()
         reader.open_one()

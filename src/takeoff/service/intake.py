@@ -15,6 +15,7 @@ from takeoff.service.admission import Admission
 from takeoff.service.encodings import CHARACTERS_PER_TOKEN
 from takeoff.service.preparer import Preparers, TemplateUse
 from takeoff.service.reader import Reader
+from takeoff.thoughts import ThoughtStart
 
 MAX_OPEN_IMAGES = 16  # different ones; each has up to 12 MB of pixels until its request ends
 MAX_PROMPT_LOGPROBS = 100_000  # with alternatives: all come in one message, some of them at once
@@ -43,8 +44,8 @@ class Intake:
                 param="image_data",
                 hint="send text only, or serve a vision model with --mmproj",
             )
-        grammar = await _tried_grammar(request, reader)
         prepared = await self._prepare(request, reader)
+        grammar = await _tried_grammar(request, reader, prepared.thought)
         if prepared.images and preparers(reader).num_open_images > MAX_OPEN_IMAGES:
             raise Overloaded(
                 f"{MAX_OPEN_IMAGES} different images are open, which is the limit",
@@ -67,6 +68,7 @@ class Intake:
             grammar=grammar,
             lora=_checked_lora(request.lora_id, reader),
             images=prepared.images,
+            thought=prepared.thought,
         )
         logger.debug(
             "request %d: %d tokens, %s", submit.request_id, len(token_ids), describe(submit.sampling)
@@ -127,7 +129,7 @@ def template_use(wanted: bool | None, *, default: TemplateUse) -> TemplateUse:
     return "on" if wanted else "off"
 
 
-async def _tried_grammar(request: Request, reader: Reader) -> str | None:
+async def _tried_grammar(request: Request, reader: Reader, thought: ThoughtStart | None) -> str | None:
     """The grammar of the request's constraint; None if it has none. Raises as `try_constraint`."""
     constraint = request.sampling.constraint
     if constraint is None:
@@ -136,7 +138,7 @@ async def _tried_grammar(request: Request, reader: Reader) -> str | None:
         raise InvalidRequest(
             f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
         )
-    return await preparers(reader).try_constraint(constraint)
+    return await preparers(reader).try_constraint(constraint, thought)
 
 
 def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:

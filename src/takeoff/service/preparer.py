@@ -47,6 +47,7 @@ from takeoff.ipc.messages import (
 from takeoff.request import Constraint, Conversation, lone_surrogate, strings_of
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import ERRORS, Child
+from takeoff.thoughts import ThoughtStart
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
 LARGE_TEXT_CHARACTERS = 65_536
@@ -235,7 +236,8 @@ class Preparers:
         self._short = short
         self._large = large
         self._trial = trial
-        self._grammars: OrderedDict[Constraint, str] = OrderedDict()  # of the last constraints
+        # of the last constraints, behind the thoughts that they came with
+        self._grammars: OrderedDict[tuple[Constraint, str], str] = OrderedDict()
         self._images: WeakValueDictionary[bytes, Image] = WeakValueDictionary()  # of open requests
         self._ids = itertools.count()
 
@@ -319,18 +321,19 @@ class Preparers:
         assert isinstance(answer, ChatRendered)
         return answer.texts
 
-    async def try_constraint(self, constraint: Constraint) -> str:
-        """The grammar of a constraint that can be enforced.
+    async def try_constraint(self, constraint: Constraint, thought: ThoughtStart | None = None) -> str:
+        """The grammar of a constraint that can be enforced, on what follows a thought where one may come.
 
         Raises:
             InvalidRequest: it can't, or it takes too much time or memory to find out.
             PreparerFailed: the preparer can't be started.
         """
         check_unicode(constraint.source)
-        grammar = self._grammars.pop(constraint, None)
+        key = constraint, repr(thought)
+        grammar = self._grammars.pop(key, None)
         if grammar is None:
             try:
-                answer = await self._trial.ask(TryConstraint(next(self._ids), constraint))
+                answer = await self._trial.ask(TryConstraint(next(self._ids), constraint, thought))
             except QuestionFailed as exc:
                 raise InvalidRequest(
                     f"the constraint takes too much time or memory: {exc.message}",
@@ -338,7 +341,7 @@ class Preparers:
                 ) from exc
             assert isinstance(answer, ConstraintTried)
             grammar = answer.grammar
-        self._grammars[constraint] = grammar
+        self._grammars[key] = grammar
         while sum(map(len, self._grammars.values())) > MAX_GRAMMAR_CHARACTERS:
             self._grammars.popitem(last=False)
         return grammar

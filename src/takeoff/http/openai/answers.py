@@ -33,11 +33,13 @@ def usage(generations: Sequence[Generation], n: int, *, has_completion: bool = T
     prompts = generations[::n]
     prompt = sum(generation.prompt_tokens for generation in prompts)
     completion = sum(generation.completion_tokens for generation in generations) if has_completion else 0
+    thoughts = sum(generation.reasoning_tokens for generation in generations)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(generation.cached_tokens for generation in prompts)},
+        "completion_tokens_details": {"reasoning_tokens": thoughts},
     }
 
 

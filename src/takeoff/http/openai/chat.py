@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
 from pydantic import Field, PrivateAttr, StrictStr
@@ -23,6 +23,8 @@ from takeoff.http.ports import Service
 from takeoff.request import MAX_TOKENS, Constraint, Conversation, Request
 from takeoff.settings import Settings
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
 
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
@@ -34,7 +36,6 @@ class ChatBody(SamplingBody):
         "logprobs": Unserved((None, False)),
         "modalities": Unserved((None, ["text"])),
         "moderation": Unserved(),
-        "reasoning_effort": Unserved(),
         "service_tier": Unserved((None, "auto", "default")),
         "store": Unserved((None, False)),
         "top_logprobs": Unserved((None, 0)),
@@ -64,6 +65,12 @@ class ChatBody(SamplingBody):
     )
     parallel_tool_calls: bool | None = Field(
         True, description="Whether an answer may call several times, where the model's format can"
+    )
+    reasoning_effort: Effort | None = Field(
+        None,
+        description="How hard to think, as the model's template knows it: `none` does not, `medium` is the "
+        "default of models that do, others only where the template has degrees. The thought is told as "
+        "`reasoning_content`, apart from `content`; what constrains the answer holds behind it",
     )
     chat_template_kwargs: dict[StrictStr, Any] | None = Field(
         None, description="Variables of the model's chat template, as `enable_thinking`; not OpenAI's"
@@ -103,6 +110,7 @@ class ChatBody(SamplingBody):
             messages=checked_messages(self.messages, lenient=lenient),
             tools=[] if self._tool_use is None else self._tool_use.told,
             template_values=self.chat_template_kwargs or {},
+            reasoning_effort=self.reasoning_effort,
         )
         return [
             Request(prompt=conversation, sampling=sampling, group=self.group)

@@ -5,6 +5,7 @@ Any cutting of an answer gives the same pieces, but for where texts and argument
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,13 +13,8 @@ from takeoff.call_formats import SYNTAX
 from takeoff.http.openai.calls import Arguments, Begun, CallParser
 from takeoff.http.ports import Generation
 from takeoff.request import TokenEvent
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """More of what the model thinks before it answers. It is no part of the content."""
-
-    text: str
+from takeoff.thoughts import Thought as Thought
+from takeoff.thoughts import ThoughtParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +36,11 @@ Piece = Thought | Content | Begun | Arguments
 
 
 class AnswerReader:
-    """Reads the events of one generation; with tools, calls of them are told apart from text."""
+    """Reads the events of one generation: its thought, then text, and with tools calls of them."""
 
     def __init__(self, generation: Generation, *, has_tools: bool) -> None:
+        thought = generation.thought
+        self._thoughts = None if thought is None else ThoughtParser(thought)
         self._calls = CallParser(SYNTAX[generation.call_format]) if has_tools else None
 
     @property
@@ -52,13 +50,25 @@ class AnswerReader:
 
     def take(self, event: TokenEvent) -> Iterator[Piece]:
         """What `event` adds to the answer."""
-        if self._calls is None:
-            if event.text:
-                yield Content(event.text)
-            return
-        yield from _pieces(self._calls.push(event.text))
-        if event.finish_reason is not None:
+        is_last = event.finish_reason is not None
+        if self._thoughts is None:
+            yield from self._said(event.text)
+        else:
+            ends = self._thoughts.end() if is_last else ()
+            for each in itertools.chain(self._thoughts.push(event.text), ends):
+                if isinstance(each, Thought):
+                    yield each
+                else:
+                    yield from self._said(each)
+        if is_last and self._calls is not None:
             yield from _pieces(self._calls.end())
+
+    def _said(self, text: str) -> Iterator[Piece]:
+        """What `text`, which is no thought, adds to it."""
+        if self._calls is not None:
+            yield from _pieces(self._calls.push(text))
+        elif text:
+            yield Content(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""The real server with a model that thinks: the default weights under a template that opens thoughts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from tests.cli.test_serve import serving
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n<think>\n{% if enable_thinking is false %}\n</think>\n\n{% endif %}"
+)
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "maximum": 9}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def client(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    path = tmp_path_factory.mktemp("thinking") / "thinking.gguf"
+    script = "gguf.scripts.gguf_new_metadata"
+    command = [sys.executable, "-m", script, "--chat-template", TEMPLATE, str(smollm2_path), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    with serving("--model", str(path), "--port", "0", "--max-slots", "2", "--context", "512") as server:
+        url = server.wait_ready()
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            yield client
+
+
+def asked(client: openai.OpenAI, **body: Any) -> Any:
+    messages = [{"role": "user", "content": "How many legs has a cat?"}]
+    return client.chat.completions.create(
+        **{"model": "primary", "messages": messages, "temperature": 0, **body}
+    )
+
+
+def test_a_thought_that_is_cut_is_told_as_such_plain_and_streamed(client: openai.OpenAI) -> None:
+    answer = asked(client, max_tokens=12)
+    (choice,) = answer.choices
+    assert choice.message.content == ""
+    assert choice.message.reasoning_content.strip()
+    assert choice.finish_reason == "length"
+    assert answer.usage.completion_tokens == answer.usage.completion_tokens_details.reasoning_tokens == 12
+    chunks = list(asked(client, max_tokens=12, stream=True, stream_options={"include_usage": True}))
+    deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
+    thought = "".join(getattr(delta, "reasoning_content", "") for delta in deltas)
+    assert thought == choice.message.reasoning_content
+    assert "".join(delta.content or "" for delta in deltas) == ""
+    assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == 12
+
+
+def test_thinking_is_turned_off_and_what_constrains_the_answer_holds_from_its_beginning(
+    client: openai.OpenAI,
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+    answer = asked(client, reasoning_effort="none", response_format=form, max_tokens=40)
+    message = answer.choices[0].message
+    assert json.loads(message.content)["n"] <= 9
+    assert not hasattr(message, "reasoning_content")
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+def test_a_constrained_answer_thinks_first(client: openai.OpenAI) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+    answer = asked(client, response_format=form, max_tokens=12)
+    assert answer.choices[0].message.content == ""
+    assert answer.choices[0].message.reasoning_content.strip()
+
+
+def test_an_effort_that_the_template_does_not_know_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="send none or medium") as caught:
+        asked(client, reasoning_effort="high")
+    assert caught.value.param == "reasoning_effort"
