@@ -1,11 +1,11 @@
-"""What a request may ask for is checked at its birth."""
+"""What a request may ask for is checked at its birth; events of one that wait are told as one."""
 
 from __future__ import annotations
 
 import pytest
 
 from takeoff.errors import InvalidRequest
-from takeoff.request import Request, SamplingParams
+from takeoff.request import FinishReason, Request, SamplingParams, TokenEvent, joined
 from takeoff.service.intake import check_prompt_logprobs
 
 
@@ -55,3 +55,18 @@ def test_no_number_is_without_bounds(field: str) -> None:
         with pytest.raises(InvalidRequest, match=f"{field} must be between") as refused:
             SamplingParams(**{field: value})
         assert refused.value.param == field
+
+
+def test_joined_events_end_as_the_last_does() -> None:
+    events = [
+        TokenEvent(request_id=7, token_ids=(1,), text="a", cached_tokens=3),
+        TokenEvent(request_id=7, token_ids=(2,), text="b", finish_reason=FinishReason.STOP, stop_string=";"),
+    ]
+    assert joined(events) == TokenEvent(
+        request_id=7,
+        token_ids=(1, 2),
+        text="ab",
+        finish_reason=FinishReason.STOP,
+        stop_string=";",
+        cached_tokens=3,
+    )

@@ -195,6 +195,7 @@ class TokenEvent:
     token_ids: tuple[int, ...] = ()
     text: str = ""  # whole characters; may be empty while text is held back
     finish_reason: FinishReason | None = None
+    stop_string: str | None = None  # with STOP: which of the request's it was, if it was one
     cached_tokens: int = 0  # prompt tokens not computed again; sent with the first event
     queue_s: float = 0.0  # time spent waiting for a slot; sent with the first event
     error: str | None = None  # with FAILED: what happened, for the client
@@ -210,6 +211,7 @@ def joined(events: Sequence[TokenEvent]) -> TokenEvent:
         token_ids=tuple(token_id for event in events for token_id in event.token_ids),
         text="".join(event.text for event in events),
         finish_reason=events[-1].finish_reason,
+        stop_string=events[-1].stop_string,
         cached_tokens=events[0].cached_tokens,
         queue_s=events[0].queue_s,
         error=events[-1].error,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,24 @@ def test_a_stop_string_before_the_minimum_does_not_count() -> None:
         (" go ", False),
         ("", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        ([b"on", b"e;", b" two"], ";"),
+        ([b"one; two<end>"], ";"),
+        ([b"one <e", b"nd>;"], "<end>"),
+        ([b"one <end>"], "<end>"),
+        ([b"one"], None),
+        ([b"two!"], None),
+    ],
+)
+def test_it_tells_the_stop_string_that_it_stopped_at(pieces: list[bytes], told: str | None) -> None:
+    stream = TextStream(lambda token_id: pieces[token_id], ("<end>x", "<end>", ";"), ("two!",))
+    stopped = [stream.push(token_id, may_stop=True)[1] for token_id in range(len(pieces))]
+    assert stream.stop_string == told
+    assert any(stopped) == (told is not None or pieces == [b"two!"])
 
 
 def stream_under(pattern: str, pieces: list[bytes], stop: tuple[str, ...]) -> tuple[str, int | None]:

@@ -264,7 +264,8 @@ class Engine:
         if seq.slot is not None and reason is not FinishReason.FAILED:
             self._prefixes.keep(seq)
         self._release(seq)
-        return replace(_event(seq, token_ids, text), finish_reason=reason, error=error)
+        event = _event(seq, token_ids, text)
+        return replace(event, finish_reason=reason, stop_string=seq.text.stop_string, error=error)
 
     def _release(self, seq: Sequence) -> None:
         slot = self._scheduler.release(seq)

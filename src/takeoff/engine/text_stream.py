@@ -21,8 +21,9 @@ class TextStream:
         accepts: Callable[[str], bool] | None = None,
     ) -> None:
         """`accepts` says of a whole text whether the completion may end with it."""
+        self.stop_string: str | None = None  # that the completion stopped at
         self._piece = piece
-        self._stop = stop
+        self._stop = sorted(stop, key=len)
         self._accepts = accepts
         self._said = ""  # kept only where `accepts` will be asked
         self._stop_tokens = frozenset(text.encode() for text in stop_tokens)
@@ -33,8 +34,8 @@ class TextStream:
         """Add a token.
 
         A stop string counts when it ends in a token that `may_stop`, and where `accepts` is given, when
-        that takes the text before it; of several the one that begins first counts. A stop token is one
-        whose whole text is a stop token's.
+        that takes the text before it; of several the one that begins first counts, and of those the
+        shortest. A stop token is one whose whole text is a stop token's.
 
         Returns:
             The text to send now, and whether the completion stops here: then this is the last text.
@@ -51,8 +52,9 @@ class TextStream:
         text = self._held + self._decoder.decode(piece)
         found = self._find_stop(text, before) if may_stop else None
         if found is not None:
+            start, self.stop_string = found
             self._held = ""
-            return text[:found], True
+            return text[:start], True
         keep = self._partial_stop(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
@@ -62,18 +64,18 @@ class TextStream:
         text, self._held = self._held, ""
         return text
 
-    def _find_stop(self, text: str, before: int) -> int | None:
+    def _find_stop(self, text: str, before: int) -> tuple[int, str] | None:
         """Where a stop string begins that ends after the first `before` characters, and may end the text.
 
-        The first such place; places that may not are passed over.
+        The first such place, with the string; places that may not are passed over.
         """
-        starts: set[int] = set()
+        starts: dict[int, str] = {}
         for stop in self._stop:
             start = text.find(stop, max(0, before - len(stop) + 1))
             while start >= 0:
-                starts.add(start)
+                starts.setdefault(start, stop)
                 start = text.find(stop, start + 1) if self._accepts is not None else -1
-        return next((start for start in sorted(starts) if self._may_end(text[:start])), None)
+        return next((found for found in sorted(starts.items()) if self._may_end(text[: found[0]])), None)
 
     def _may_end(self, text: str) -> bool:
         return self._accepts is None or self._accepts(self._said + text)
