@@ -59,7 +59,7 @@ HOMES: dict[str, set[str]] = {
     "httptools": {"http", "bench"},
     "uvloop": {"http", "cli", "bench"},
     "pydantic": {"http", "settings", "cli.options"},
-    "pydantic_core": {"settings", "cli.options"},
+    "pydantic_core": {"settings", "cli.options", "http.anthropic.answers"},
     "yaml": {"settings"},
     "jinja2": {"prepare"},
     "PIL": {"prepare"},

@@ -62,6 +62,8 @@ class FakeGeneration:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.end = FinishReason.STOP
+        self.stop_string: str | None = None
         self.num_cancelled = 0
         self.is_cancelled = asyncio.Event()
         self.is_asked = asyncio.Event()  # somebody waits for text
@@ -95,8 +97,16 @@ class FakeGeneration:
             raise piece
         self._num_left -= 1
         self.completion_tokens += 1
-        self.finish_reason = None if self._num_left else FinishReason.STOP
-        return TokenEvent(request_id=0, token_ids=(1,), text=piece, finish_reason=self.finish_reason)
+        if self._num_left:
+            return TokenEvent(request_id=0, token_ids=(1,), text=piece)
+        self.finish_reason = self.end
+        return TokenEvent(
+            request_id=0,
+            token_ids=(1,),
+            text=piece,
+            finish_reason=self.end,
+            stop_string=self.stop_string,
+        )
 
 
 @dataclass
@@ -155,6 +165,8 @@ class FakeService:
         self.calls: list[tuple[Any, ...]] = []  # of the other questions
         self.call_format = CallFormat.HERMES  # of the model
         self.thought: ThoughtStart | None = None  # that answers may begin with
+        self.end = FinishReason.STOP  # of what is taken
+        self.stop_string: str | None = None  # that it ended at
         self.states: dict[str, bool] = {}  # what waiting for a state comes to
         self._script = script
 
@@ -230,9 +242,16 @@ class FakeService:
         generation = FakeGeneration(request, script, self.gate)
         generation.call_format = self.call_format
         generation.thought = self.thought
+        generation.end, generation.stop_string = self.end, self.stop_string
         self.generations.append(generation)
         self.taken.set()
         return generation
+
+    async def count_tokens(self, request: Request) -> int:
+        await self._enter()
+        self._check_group(request.group)
+        self.calls.append(("count_tokens", request))
+        return FakeGeneration(request, (), None).prompt_tokens
 
     async def _enter(self) -> None:
         self.is_asked.set()

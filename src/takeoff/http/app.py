@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest, MethodNotAllowed, NotFound, TakeoffError
 from takeoff.http.answers import ClientLeft, NoAnswer
+from takeoff.http.anthropic.router import anthropic_router
 from takeoff.http.encoders import encoder_router
 from takeoff.http.guard import Guard
 from takeoff.http.limits import BodyLimits
@@ -39,10 +40,11 @@ def make_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
 ) -> FastAPI:
-    """The front door: Takeoff v1, the OpenAI API, pages, health and metrics."""
+    """The front door: Takeoff v1, the OpenAI API and Anthropic's, pages, health and metrics."""
     routers = [
         v1_router(service, stop_at_roles=settings.stop_at_roles),
         *openai_routers(service, settings),
+        anthropic_router(service, settings),
         page_router("front"),
         *_state_routers(service, settings),
     ]
@@ -90,8 +92,12 @@ def make_openai_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
 ) -> FastAPI:
-    """The OpenAI API of the front door, alone."""
-    routers = [*openai_routers(service, settings), health_router(service)]
+    """The OpenAI API of the front door, and Anthropic's, alone."""
+    routers = [
+        *openai_routers(service, settings),
+        anthropic_router(service, settings),
+        health_router(service),
+    ]
     return _make_door("Takeoff OpenAI API", service, settings, routers)
 
 

@@ -1,31 +1,67 @@
-"""An error on the wire: OpenAI's shape below /v1/, FastAPI's everywhere else."""
+"""An error on the wire: OpenAI's shape below /v1/, Anthropic's at /v1/messages, FastAPI's everywhere else."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from takeoff.errors import Overloaded, TakeoffError, Unauthorized
+from takeoff.errors import InvalidRequest, Overloaded, TakeoffError, Unauthorized
+
+# The kinds of Anthropic's API that a status has; of the others it is ours, or the client's.
+_ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
 
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request of `path` that ends with `exc`."""
-    body = error_body(exc) if _is_openai(path) else {"detail": exc.told}
-    response = JSONResponse(body, exc.status, headers=dict(headers or {}))
+    response = _shaped(path, exc)
+    response.headers.update(headers or {})
     for name, value in _headers(exc):
         response.headers.append(name, value)
     return response
 
 
+def _shaped(path: str, exc: TakeoffError) -> Response:
+    if _is_anthropic(path):
+        request_id = new_request_id()
+        body = anthropic_error_body(exc, request_id)
+        return JSONResponse(body, exc.status, headers={"request-id": request_id})
+    return JSONResponse(error_body(exc) if _is_openai(path) else {"detail": exc.told}, exc.status)
+
+
 def validation_response(path: str, errors: Sequence[dict[str, Any]]) -> Response:
     """The answer to a body of the wrong shape, from pydantic's errors."""
+    if _is_anthropic(path):
+        loc, first = errors[0]["loc"], errors[0]["msg"]
+        param = ".".join(map(str, loc[1:])) or None
+        return _shaped(path, InvalidRequest(first, param=param))
     if _is_openai(path):
         return JSONResponse(_validation_error_body(errors), 400)
     return JSONResponse({"detail": errors}, 422)
+
+
+def anthropic_error_body(exc: TakeoffError, request_id: str) -> dict[str, Any]:
+    """An error in Anthropic's shape. It has no place for the field, so the message begins with it."""
+    kind = _ANTHROPIC_KINDS.get(exc.status, "api_error" if exc.status >= 500 else "invalid_request_error")
+    is_named = exc.param is None or exc.param in exc.told
+    message = exc.told if is_named else f"{exc.param}: {exc.told}"
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+def new_request_id() -> str:
+    """What an answer of Anthropic's API is called, in its header `request-id`."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 def error_body(exc: TakeoffError) -> dict[str, Any]:
@@ -54,6 +90,10 @@ def _headers(exc: TakeoffError) -> list[tuple[str, str]]:
             return [("www-authenticate", f'{scheme} realm="takeoff"') for scheme in ("Bearer", "Basic")]
         case _:
             return []
+
+
+def _is_anthropic(path: str) -> bool:
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 def _is_openai(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Server-sent events: OpenAI's, and those that give takeoff-client's parser every token back."""
+"""Server-sent events: OpenAI's, Anthropic's, and those that give takeoff-client's parser every token back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ DONE = b"data: [DONE]\n\n"
 def sse_event(data: bytes) -> bytes:
     """One event; `data` is JSON and so has no line breaks."""
     return b"data: " + data + b"\n\n"
+
+
+def named_event(kind: str, data: bytes) -> bytes:
+    """One event of Anthropic's API, which has a name; `data` is JSON."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
 
 def tight_event(data: bytes, *, kind: str | None = None) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from takeoff.errors import InvalidRequest, Overloaded, PromptTooLong
 from takeoff.ipc.messages import Prepared, Submit
-from takeoff.request import Conversation, Request, describe, strings_of
+from takeoff.request import MAX_TOKENS, Conversation, Request, describe, strings_of
 from takeoff.service.admission import Admission
 from takeoff.service.encodings import CHARACTERS_PER_TOKEN
 from takeoff.service.preparer import Preparers, TemplateUse
@@ -44,7 +44,7 @@ class Intake:
                 param="image_data",
                 hint="send text only, or serve a vision model with --mmproj",
             )
-        prepared = await self._prepare(request, reader)
+        prepared = await self._prepare(request, reader, reader.n_ctx_slot - 1)
         grammar = await _tried_grammar(request, reader, prepared.thought)
         if prepared.images and preparers(reader).num_open_images > MAX_OPEN_IMAGES:
             raise Overloaded(
@@ -75,8 +75,12 @@ class Intake:
         )
         return submit
 
-    async def _prepare(self, request: Request, reader: Reader) -> Prepared:
-        """The prompt. What waits to be tokenised counts as queued, by a guess."""
+    async def count(self, request: Request, reader: Reader) -> int:
+        """The tokens of the prompt, however many. Raises as `submit`."""
+        return len((await self._prepare(request, reader, MAX_TOKENS)).token_ids)
+
+    async def _prepare(self, request: Request, reader: Reader, max_tokens: int) -> Prepared:
+        """The prompt, of at most `max_tokens`. What waits to be tokenised counts as queued, by a guess."""
         prompt = request.prompt
         if not prompt:
             raise InvalidRequest("the prompt is empty", param="prompt", hint="send some text")
@@ -87,11 +91,11 @@ class Intake:
         self._admission.enqueue(guess)
         try:
             if isinstance(prompt, Conversation):
-                return await preparers(reader).prepare_chat(prompt, reader.n_ctx_slot - 1)
+                return await preparers(reader).prepare_chat(prompt, max_tokens)
             return await preparers(reader).prepare(
                 prompt,
                 template_use(request.chat_template, default=reader.settings.chat_template),
-                reader.n_ctx_slot - 1,
+                max_tokens,
                 keep_tokens=request.keep_tokens,
                 images=request.images,
             )

@@ -207,6 +207,15 @@ class Service:
             await generation.wait_images()
         return generation
 
+    async def count_tokens(self, request: Request) -> int:
+        """The tokens of a request's prompt, also of one that no sequence holds.
+
+        Raises:
+            NotReady, NotFound, InvalidRequest, Overloaded, PreparerFailed: as `generate`.
+        """
+        reader = await self._fleet.live_reader(request.group, Task.GENERATE)
+        return await self._intake.count(request, reader)
+
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Embed or classify texts.
 

@@ -1,0 +1,209 @@
+"""Answers in Anthropic's shape: what the model said in blocks, whole or as events."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import string
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from typing import Any
+
+import msgspec
+import pydantic_core
+
+from takeoff.errors import TakeoffError
+from takeoff.http.anthropic.messages import ID_PREFIX, NUM_ID_CHARACTERS
+from takeoff.http.openai.calls import Arguments, Begun
+from takeoff.http.openai.pieces import AnswerReader, Content, Piece, Thought
+from takeoff.http.ports import Generation
+from takeoff.http.refusals import anthropic_error_body
+from takeoff.http.sse import named_event
+from takeoff.request import FinishReason, TokenEvent
+
+PING_S = 15.0  # a stream is silent no longer, so that no proxy takes it for dead
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+
+
+def message_of(model: str) -> dict[str, Any]:
+    """A message that has said nothing yet."""
+    return {
+        "id": f"msg_{uuid.uuid4().hex}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """Its tokens. What is taken from the cache is not among the input tokens."""
+    return {
+        "input_tokens": generation.prompt_tokens - generation.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": generation.cached_tokens,
+        "output_tokens": generation.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": generation.reasoning_tokens},
+    }
+
+
+def whole_message(
+    head: dict[str, Any],
+    generation: Generation,
+    events: Iterable[TokenEvent],
+    *,
+    has_tools: bool,
+    max_tokens: int,
+) -> dict[str, Any]:
+    """The message that `events` make, as a stream of it would be put together."""
+    reader = AnswerReader(generation, has_tools=has_tools)
+    content: list[dict[str, Any]] = []
+    texts: list[list[str]] = []
+    end: dict[str, Any] = {}
+    for event in events:
+        for piece in reader.take(event):
+            if not content or not _goes_on(content[-1], piece):
+                content.append(_block(piece))
+                texts.append([])
+            if not isinstance(piece, Begun):
+                texts[-1].append(piece.text)
+        if event.finish_reason is not None:
+            end = _end(event, generation, max_tokens, has_calls=reader.num_calls > 0)
+    for block, parts in zip(content, texts, strict=True):
+        text = "".join(parts)
+        if block["type"] == "tool_use":
+            block["input"] = _input(text)
+        else:
+            block[block["type"]] = text
+    return {**head, "content": content, **end, "usage": usage(generation)}
+
+
+async def message_events(
+    head: dict[str, Any],
+    generation: Generation,
+    *,
+    has_tools: bool,
+    max_tokens: int,
+    request_id: str,
+    ping_s: float = PING_S,
+) -> AsyncGenerator[bytes, None]:
+    """The message as events; an error travels as one. After `ping_s` without any comes a ping."""
+    reader = AnswerReader(generation, has_tools=has_tools)
+    blocks = BlockEvents()
+    is_begun = False
+    try:
+        async for event in _with_pings(generation, ping_s):
+            if event is None:
+                yield _event("ping")
+                continue
+            if not is_begun:
+                is_begun = True
+                yield _event(
+                    "message_start", message={**head, "usage": {**usage(generation), "output_tokens": 0}}
+                )
+            for piece in reader.take(event):
+                for told in blocks.take(piece):
+                    yield told
+            if event.finish_reason is not None:
+                for told in blocks.end():
+                    yield told
+                end = _end(event, generation, max_tokens, has_calls=reader.num_calls > 0)
+                yield _event("message_delta", delta=end, usage=usage(generation))
+                yield _event("message_stop")
+    except TakeoffError as exc:
+        yield named_event("error", msgspec.json.encode(anthropic_error_body(exc, request_id)))
+
+
+class BlockEvents:
+    """The events of the blocks that pieces of an answer make, one block after the other."""
+
+    def __init__(self) -> None:
+        self._block: dict[str, Any] | None = None  # that goes on
+        self._num_begun = 0
+
+    def take(self, piece: Piece) -> Iterator[bytes]:
+        """What `piece` adds."""
+        if self._block is None or not _goes_on(self._block, piece):
+            yield from self.end()
+            self._block = _block(piece)
+            self._num_begun += 1
+            yield self._told("content_block_start", content_block=self._block)
+        match piece:
+            case Content(text):
+                yield self._told("content_block_delta", delta={"type": "text_delta", "text": text})
+            case Thought(text):
+                yield self._told("content_block_delta", delta={"type": "thinking_delta", "thinking": text})
+            case Arguments(text):
+                yield self._told(
+                    "content_block_delta", delta={"type": "input_json_delta", "partial_json": text}
+                )
+
+    def end(self) -> Iterator[bytes]:
+        """The end of the block that goes on, if there is one."""
+        if self._block is not None:
+            self._block = None
+            yield self._told("content_block_stop")
+
+    def _told(self, kind: str, **told: Any) -> bytes:
+        return _event(kind, index=self._num_begun - 1, **told)
+
+
+def _event(kind: str, **told: Any) -> bytes:
+    return named_event(kind, msgspec.json.encode({"type": kind, **told}))
+
+
+def _goes_on(block: dict[str, Any], piece: Piece) -> bool:
+    """Whether `piece` is more of `block`."""
+    match piece:
+        case Content():
+            return bool(block["type"] == "text")
+        case Thought():
+            return bool(block["type"] == "thinking")
+        case Arguments():
+            return True
+    return False
+
+
+def _block(piece: Piece) -> dict[str, Any]:
+    """The block that begins with `piece`, empty."""
+    match piece:
+        case Begun(name):
+            call_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(NUM_ID_CHARACTERS))
+            return {"type": "tool_use", "id": f"{ID_PREFIX}{call_id}", "name": name, "input": {}}
+        case Thought():
+            return {"type": "thinking", "thinking": "", "signature": ""}
+    return {"type": "text", "text": ""}
+
+
+def _input(arguments: str) -> Any:
+    """The object that a call's arguments are; of those that were cut off what is known of it."""
+    return pydantic_core.from_json(arguments, allow_partial=True) if arguments else {}
+
+
+def _end(event: TokenEvent, generation: Generation, max_tokens: int, *, has_calls: bool) -> dict[str, Any]:
+    """Why the answer ended."""
+    if event.finish_reason is FinishReason.LENGTH:
+        is_full = generation.completion_tokens < max_tokens
+        reason = "model_context_window_exceeded" if is_full else "max_tokens"
+    elif event.stop_string is not None:
+        reason = "stop_sequence"
+    else:
+        reason = "tool_use" if has_calls else "end_turn"
+    return {"stop_reason": reason, "stop_sequence": event.stop_string}
+
+
+async def _with_pings(generation: Generation, ping_s: float) -> AsyncGenerator[TokenEvent | None, None]:
+    """Its events; None where none came for `ping_s`."""
+    while True:
+        try:
+            async with asyncio.timeout(ping_s):
+                event = await anext(generation)
+        except TimeoutError:
+            yield None
+        except StopAsyncIteration:
+            return
+        else:
+            yield event

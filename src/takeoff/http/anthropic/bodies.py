@@ -1,0 +1,227 @@
+"""The bodies of /v1/messages and /v1/messages/count_tokens, of which every field is accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr
+
+from takeoff.errors import InvalidRequest, NotFound
+from takeoff.http.anthropic.messages import checked_messages
+from takeoff.http.anthropic.tools import chosen_tools
+from takeoff.http.bodies import Texts
+from takeoff.http.openai.fields import OpenAIBody, Unserved, check_depth
+from takeoff.http.openai.messages import MAX_MESSAGES
+from takeoff.http.openai.sampling import MAX_METADATA, MAX_MODEL_CHARACTERS
+from takeoff.http.openai.tools import MAX_TOOLS, ToolUse
+from takeoff.request import (
+    MAX_STOP_STRINGS,
+    MAX_TOKENS,
+    MAX_TOP_K,
+    Constraint,
+    ConstraintKind,
+    Conversation,
+    Request,
+    SamplingParams,
+)
+from takeoff.settings.values import DEFAULT_GROUP
+
+# Fields whose value can't change the answer: taken, checked for their type, and not looked at.
+HARMLESS = frozenset({"cache_control", "metadata"})
+
+_KEEPS_ALL = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+
+
+class JsonSchemaFormat(BaseModel):
+    """`format` of an output_config."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(BaseModel):
+    """What the answer is to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: JsonSchemaFormat | None = None
+    effort: Literal["high"] | None = None  # the default of the real API
+    task_budget: None = None
+
+
+class NoThinking(BaseModel):
+    """`thinking`, of a model that doesn't think."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["disabled", "adaptive"]
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class PromptBody(OpenAIBody):
+    """What both have: all that the prompt is made of."""
+
+    unserved: ClassVar[Mapping[str, Unserved]] = {
+        "billing_policy": Unserved(),
+        "compaction": Unserved(),
+        "context_management": Unserved((None, {}, {"edits": []}, _KEEPS_ALL)),
+        "mcp_servers": Unserved((None, [])),
+        "speed": Unserved((None, "standard")),
+    }
+
+    model: StrictStr | None = Field(
+        None,
+        max_length=MAX_MODEL_CHARACTERS,
+        description="A model, a reader or a group; default: the group `primary`",
+    )
+    messages: list[Any] = Field(
+        description=f"1 to {MAX_MESSAGES} messages of the roles user, assistant and system, their content a "
+        "text or blocks; those of one role that follow each other are one, and an assistant's at the end is "
+        "continued"
+    )
+    system: Any = Field(None, description="What the model is told first: a text, or blocks of the type text")
+    tools: list[Any] | None = Field(
+        None, description=f"Tools that the model may call, up to {MAX_TOOLS}; their schemas are enforced"
+    )
+    tool_choice: Any = Field(
+        None,
+        description="Of the type `auto`, `any`, `tool` or `none`, with `disable_parallel_tool_use`; of "
+        "`none` no tool is told",
+    )
+    thinking: NoThinking | None = Field(
+        None, description="`disabled`, or `adaptive`, with which a model thinks that does"
+    )
+    output_config: OutputConfig | None = Field(
+        None, description="`format`: `json_schema`, which is enforced; `effort` where it is `high`"
+    )
+    output_format: JsonSchemaFormat | None = Field(
+        None, description="The older name of `format` in `output_config`"
+    )
+    cache_control: dict[str, Any] | None = Field(None, description="What is reused is found without")
+
+    _tool_use: ToolUse | None = PrivateAttr(None)
+
+    @property
+    def group(self) -> str:
+        return self.model or DEFAULT_GROUP
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may be calls; known once there is a conversation."""
+        return self._tool_use is not None
+
+    def conversation(self, *, lenient: bool) -> Conversation:
+        """What the model is told.
+
+        Raises:
+            InvalidRequest: `param` is the place of what is wrong.
+        """
+        check_depth("system", self.system)
+        check_depth("messages", self.messages)
+        check_depth("tools", self.tools)
+        self._tool_use = chosen_tools(self.tools or [], self.tool_choice, lenient=lenient)
+        return Conversation(
+            messages=checked_messages(self.messages, self.system, lenient=lenient),
+            tools=[] if self._tool_use is None else self._tool_use.told,
+        )
+
+    def prompt_request(self, *, lenient: bool) -> Request:
+        """A request that has the prompt, and says nothing of the answer. Raises as `conversation`."""
+        return Request(prompt=self.conversation(lenient=lenient), sampling=SamplingParams(), group=self.group)
+
+    def constraint(self) -> Constraint | None:
+        """What the answer must match. Asked once there is a conversation.
+
+        Raises:
+            InvalidRequest: several things say so, or a schema is nested too deeply to be written down.
+        """
+        formats = {
+            "output_config.format": self.output_config.format if self.output_config else None,
+            "output_format": self.output_format,
+        }
+        given = {name: each for name, each in formats.items() if each is not None}
+        if len(given) > 1:
+            raise InvalidRequest(f"{' and '.join(given)} are both given", param="output_format")
+        for name, each in given.items():
+            if self._tool_use is not None:
+                message = f"{name} and tools are both given, and one of them constrains the answer"
+                raise InvalidRequest(message, param=name, hint='send tool_choice {"type": "none"}')
+            try:
+                return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(each.schema_))
+            except RecursionError as exc:
+                raise InvalidRequest(f"{name} is nested too deeply", param=name) from exc
+        return None if self._tool_use is None else self._tool_use.constraint()
+
+    @contextlib.contextmanager
+    def in_its_names(self) -> Iterator[None]:
+        """A refusal from here on names fields of this body.
+
+        Raises:
+            InvalidRequest, NotFound: those that are raised inside.
+        """
+        try:
+            yield
+        except (InvalidRequest, NotFound) as exc:
+            schema = "output_format" if self.output_format is not None else "output_config.format"
+            names: dict[str | None, str] = {
+                None: "messages",
+                "group": "model",
+                "stop": "stop_sequences",
+                ConstraintKind.JSON_SCHEMA.value: schema,
+            }
+            exc.param = names.get(exc.param, exc.param)
+            raise
+
+
+class CountTokensBody(PromptBody):
+    """POST /v1/messages/count_tokens."""
+
+
+class MessagesBody(PromptBody):
+    """POST /v1/messages."""
+
+    unserved: ClassVar[Mapping[str, Unserved]] = {
+        **PromptBody.unserved,
+        "container": Unserved(),
+        "diagnostics": Unserved(),
+        "fallback_credit_token": Unserved(),
+        "fallbacks": Unserved((None, [])),
+        "inference_geo": Unserved(),
+        "service_tier": Unserved((None, "auto", "standard_only")),
+        "thread": Unserved(),
+    }
+
+    max_tokens: int = Field(ge=1, le=MAX_TOKENS, description="Most tokens of the answer; must be there")
+    stop_sequences: Annotated[Texts, Field(max_length=MAX_STOP_STRINGS)] | None = Field(
+        None, description=f"Up to {MAX_STOP_STRINGS} texts that end the answer and are no part of it"
+    )
+    temperature: float | None = Field(1.0, ge=0, le=1, description="0 is greedy; default 1")
+    top_p: float | None = Field(1.0, ge=0, le=1, description="Nucleus; default 1, which is no restriction")
+    top_k: int | None = Field(0, ge=0, le=MAX_TOP_K, description="Keep the k likeliest; 0 keeps all")
+    stream: bool | None = Field(False, description="Send the answer in events as it is made")
+    metadata: dict[StrictStr, str | None] | None = Field(
+        None, max_length=MAX_METADATA, description="Who asks"
+    )
+
+    def request(self, *, lenient: bool) -> Request:
+        """The request, whole.
+
+        Raises:
+            InvalidRequest: `param` is the place of what is wrong.
+        """
+        conversation = self.conversation(lenient=lenient)
+        with self.in_its_names():
+            sampling = SamplingParams(
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                top_k=self.top_k or 0,
+                max_new_tokens=self.max_tokens,
+                stop=tuple(self.stop_sequences or ()),
+                constraint=self.constraint(),
+            )
+        return Request(prompt=conversation, sampling=sampling, group=self.group)
