@@ -34,3 +34,15 @@ def test_a_key_in_the_address_opens_every_door_that_a_client_knocks_at(
     assert call(target, settings=with_key, method="get_readers")["primary"][0]["reader_id"] == "chat"
     with pytest.raises(Raised, match="API key"):
         call(target, "Say yes.", settings=locked_doors.client_settings(), method="generate")
+
+
+def test_the_key_of_anthropics_package_is_taken(
+    environment: Callable[[str], Environment], locked_doors: Doors
+) -> None:
+    call = environment("anthropic_2_14_0").call
+    body = {"model": "chat", "max_tokens": 4, "messages": [{"role": "user", "content": "Say yes."}]}
+    settings = {"base_url": f"http://127.0.0.1:{locked_doors.front}", "api_key": KEY}
+    assert call("anthropic_calls.create", settings, body)["content"]
+    with pytest.raises(Raised, match="authentication_error") as caught:
+        call("anthropic_calls.create", settings | {"api_key": "wrong"}, body)
+    assert (caught.value.type, caught.value.status_code) == ("AuthenticationError", 401)

@@ -86,4 +86,4 @@ def test_the_set_up_goes_on_without_a_client_and_says_so(machine: Machine) -> No
 def test_an_unknown_client_is_answered_with_those_there_are(machine: Machine) -> None:
     ran = machine.run("make_client llama_index")
     assert ran.returncode == 1
-    assert ran.stderr.startswith("error: no client is called llama_index; there are: langchain_0_0_335 ")
+    assert ran.stderr.startswith("error: no client is called llama_index; there are: anthropic_2_14_0 ")
