@@ -119,9 +119,16 @@ def test_what_is_not_served_is_refused_by_its_name(field: str, value: object) ->
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("options", [{"include_obfuscation": True}, {"include_use": True}, 5])
-def test_stream_options_that_are_not_served_are_refused(options: object) -> None:
-    assert refused(stream=True, stream_options=options)["param"] == "stream_options"
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"include_obfuscation": True}, "stream_options"),
+        ({"include_use": True}, "stream_options.include_use"),
+        (5, "stream_options"),
+    ],
+)
+def test_stream_options_that_are_not_served_are_refused(options: object, param: str) -> None:
+    assert refused(stream=True, stream_options=options)["param"] == param
 
 
 @pytest.mark.parametrize(

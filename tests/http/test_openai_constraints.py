@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
-from tests.http.door import FakeService, post
+from tests.http.door import FakeService, ask, make_door, post
 
 from takeoff.errors import InvalidRequest
 from takeoff.request import Constraint, ConstraintKind
@@ -64,10 +65,17 @@ def test_each_shape_becomes_one_constraint(
     ("body", "param", "says"),
     [
         ({"response_format": {"type": "xml"}}, "response_format", "xml"),
-        ({"response_format": {"type": "text", "a": 1}}, "response_format", "not permitted"),
+        ({"response_format": {"type": "text", "typ": 1}}, "response_format.typ", "did you mean 'type'?"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {}}},
+            "response_format.json_schema",
+            "use the type json_schema",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format", "required"),
-        (response_format(schemas=SCHEMA), "response_format", "not permitted"),
-        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs", "not permitted"),
+        (response_format(schemas=SCHEMA), "response_format.json_schema.schemas", "did you mean 'schema'?"),
+        (response_format(schema_=SCHEMA), "response_format.json_schema.schema_", "did you mean 'schema'?"),
+        ({"structured_outputs": {"jsn": "x"}}, "structured_outputs.jsn", "did you mean 'json'?"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "use tools"),
         ({"guided_choice": []}, "guided_choice", "at least 1"),
         ({"guided_choice": ["a"] * 1_001}, "guided_choice", "at most 1000"),
         ({"regex": "a", "grammar": "b"}, "grammar", "regex and grammar are both given"),
@@ -78,6 +86,44 @@ def test_what_is_no_constraint_is_refused_by_its_field(body: dict[str, Any], par
     error = post(FakeService(), "/v1/completions", prompt="a", **body).json["error"]
     assert error["param"] == param
     assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"response_format": {"type": "text", "typ": 1}}, "response_format.typ"),
+        (response_format(schema=SCHEMA, schemas=1), "response_format.json_schema.schemas"),
+        ({"structured_outputs": {"json": SCHEMA, "jsn": 1}}, "structured_outputs.jsn"),
+        ({"stream": True, "stream_options": {"include_usages": True}}, "stream_options.include_usages"),
+    ],
+)
+def test_an_unknown_field_inside_an_object_is_refused_by_its_path_or_logged(
+    body: dict[str, Any], place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = post(FakeService(), "/v1/completions", prompt="a", **body).json["error"]
+    assert error["param"] == place
+    assert error["message"].startswith(f"unknown field '{place}'; did you mean ")
+    with caplog.at_level(logging.WARNING):
+        assert ask(make_door(lenient=True), "POST", "/v1/completions", {"prompt": "a", **body}).status == 200
+    assert caplog.messages == [f"ignored the unknown field '{place}'"]
+
+
+def test_defaults_of_fields_that_are_not_served_are_taken_inside_objects_too() -> None:
+    service = FakeService()
+    body = {
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": False},
+        "structured_outputs": {
+            "regex": "[0-9]+",
+            "disable_any_whitespace": False,
+            "whitespace_pattern": None,
+        },
+    }
+    assert post(service, "/v1/completions", prompt="a", **body).status == 200
+    assert [request.sampling.constraint for request in service.requests] == [DIGITS]
+    body["stream_options"] = {"continuous_usage_stats": True}
+    error = post(service, "/v1/completions", prompt="a", **body).json["error"]
+    assert error["message"] == "stream_options.continuous_usage_stats is not supported, got True"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import Field, StrictStr
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.openai.fields import OpenAIBody
+from takeoff.http.openai.fields import Inner, OpenAIBody, Unserved
 from takeoff.request import Constraint, ConstraintKind
 
 MAX_CHOICES = 1_000
@@ -19,10 +19,8 @@ MAX_FORMAT_NAME = 64
 _ANY_OBJECT = {"type": "object"}
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Inner):
     """`json_schema` of a response_format. It is always enforced, `strict` or not."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     name: StrictStr = Field(max_length=MAX_FORMAT_NAME)
     schema_: Any = Field(None, alias="schema")
@@ -30,26 +28,24 @@ class JsonSchemaFormat(BaseModel):
     strict: bool | None = None
 
 
-class TextFormat(BaseModel):
+class TextFormat(Inner):
     """No constraint."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"json_schema": Unserved()}
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(BaseModel):
+class JsonObjectFormat(Inner):
     """Any object of JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"json_schema": Unserved(instead="use the type json_schema")}
 
     type: Literal["json_object"]
 
 
-class SchemaFormat(BaseModel):
+class SchemaFormat(Inner):
     """JSON that a schema describes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["json_schema"]
     json_schema: JsonSchemaFormat
@@ -65,10 +61,16 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(d
 Choices = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Inner):
     """vLLM's `structured_outputs`: one of these."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    unserved: ClassVar[Mapping[str, Unserved]] = {
+        "disable_additional_properties": Unserved((None, False), "say additionalProperties in the schema"),
+        "disable_any_whitespace": Unserved((None, False)),
+        "disable_fallback": Unserved((None, False, True)),
+        "structural_tag": Unserved(instead="use tools"),
+        "whitespace_pattern": Unserved(),
+    }
 
     json_: Any = Field(None, alias="json")
     json_object: bool | None = None

@@ -48,12 +48,33 @@ class Unserved:
         return any(value is each or (type(value) is type(each) and value == each) for each in self.harmless)
 
 
-class OpenAIBody(BaseModel):
-    """A body of which every field is accounted for. Call `check_fields` once it is parsed."""
+class Inner(BaseModel):
+    """An object of which every field is accounted for, inside a body or one itself."""
 
     model_config = ConfigDict(extra="allow")
 
     unserved: ClassVar[Mapping[str, Unserved]] = {}
+
+    def check_at(self, place: str | None, *, lenient: bool) -> None:
+        """As `OpenAIBody.check_fields`; `place` is where it stands in a body."""
+        extra = self.model_extra or {}
+        for name in extra.keys() & self.unserved.keys():
+            unserved = self.unserved[name]
+            if not unserved.takes(extra[name]):
+                path = _path(place, name)
+                message = f"{path} is not supported, got {reprlib.repr(extra[name])}"
+                raise InvalidRequest(message, param=path, hint=unserved.instead)
+        wire_names = {field.alias or name: name for name, field in type(self).model_fields.items()}
+        known = [*wire_names, *self.unserved]
+        refuse_unknown(extra.keys() - self.unserved.keys(), known, lenient=lenient, inside=place)
+        for wire_name, name in wire_names.items():
+            value = getattr(self, name)
+            if isinstance(value, Inner):
+                value.check_at(_path(place, wire_name), lenient=lenient)
+
+
+class OpenAIBody(Inner):
+    """A body. Call `check_fields` once it is parsed."""
 
     def check_fields(self, *, lenient: bool) -> None:
         """Refuse what is neither honoured nor harmless. `lenient`: unknown fields are logged instead.
@@ -61,14 +82,7 @@ class OpenAIBody(BaseModel):
         Raises:
             InvalidRequest: its `param` is the field.
         """
-        extra = self.model_extra or {}
-        for name in extra.keys() & self.unserved.keys():
-            unserved = self.unserved[name]
-            if not unserved.takes(extra[name]):
-                message = f"{name} is not supported, got {reprlib.repr(extra[name])}"
-                raise InvalidRequest(message, param=name, hint=unserved.instead)
-        known = [*type(self).model_fields, *self.unserved]
-        refuse_unknown(extra.keys() - self.unserved.keys(), known, lenient=lenient)
+        self.check_at(None, lenient=lenient)
 
 
 def refuse_unknown(
@@ -80,12 +94,16 @@ def refuse_unknown(
     """
     for full_name in sorted(names)[:MAX_LOGGED]:
         name = full_name[:MAX_NAME_CHARACTERS]
-        path = f"{inside}.{name}" if inside else name
+        path = _path(inside, name)
         if lenient:
             logger.warning("ignored the unknown field %r", path)
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise InvalidRequest(f"unknown field {path!r}; did you mean {near!r}?", param=path)
+
+
+def _path(place: str | None, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def check_depth(name: str, value: Any) -> None:

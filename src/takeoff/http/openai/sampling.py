@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
+from pydantic import BeforeValidator, Field, StrictStr
 
 from takeoff.errors import InvalidRequest, NotFound
 from takeoff.http.bodies import Texts
 from takeoff.http.openai.constraints import ConstrainedBody
+from takeoff.http.openai.fields import Inner, Unserved
 from takeoff.http.ports import Service
 from takeoff.request import (
     MAX_LOGIT_BIASES,
@@ -34,10 +35,10 @@ def _few(biases: Any) -> Any:
     return biases
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Inner):
     """What a stream tells beside its text."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"continuous_usage_stats": Unserved((None, False))}
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
