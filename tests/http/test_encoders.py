@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.http.door import FakeService, ask, make_door, post, post_takeoff, vector_of
 
-from takeoff.errors import InvalidRequest
+from takeoff.errors import InvalidRequest, PromptTooLong
 from takeoff.request import EncodeRequest, Task
 
 
@@ -124,6 +124,36 @@ def test_what_is_not_served_is_refused_in_openais_shape(field: str, value: objec
     assert answer.status == 400
     assert answer.json["error"]["param"] == field
     assert service.encodings == []
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify"])
+@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]]])
+def test_token_ids_are_refused_by_name_because_they_may_be_of_another_vocabulary(
+    path: str, ids: list[Any]
+) -> None:
+    error = post(FakeService(), path, input=ids).json["error"]
+    assert error["param"] == "input"
+    assert "token ids are not taken" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify"])
+@pytest.mark.parametrize(("ours", "theirs"), [("group", "model"), ("text", "input"), (None, "input")])
+def test_a_refusal_names_the_field_of_openais_body(path: str, ours: str | None, theirs: str) -> None:
+    service = FakeService()
+    service.refusal = PromptTooLong("the text has 600 tokens, and the model takes 512 at most", param=ours)
+    error = post(service, path, input="a").json["error"]
+    assert (error["param"], error["code"]) == (theirs, "context_length_exceeded")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify"])
+def test_limits_hold_for_texts_of_openais_clients(path: str) -> None:
+    app = make_door(max_user_batch_size=2, max_prompt_string_bytes=4)
+    assert ask(app, "POST", path, {"input": ["abcd", "ab"]}).status == 200
+    answer = ask(app, "POST", path, {"input": ["a"] * 3})
+    assert answer.status == 400
+    assert answer.json["error"]["message"] == "input: 1 to 2 texts at once, got 3"
+    answer = ask(app, "POST", path, {"input": "abcde"})
+    assert (answer.status, answer.json["error"]["param"]) == (413, "input")
 
 
 def test_a_model_that_is_not_there_is_a_404_for_openais_clients() -> None:

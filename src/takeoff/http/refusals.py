@@ -1,4 +1,4 @@
-"""An error on the wire: OpenAI's shape below /v1/, Anthropic's at /v1/messages, FastAPI's everywhere else."""
+"""An error on the wire: OpenAI's shape for the routes of its API, Anthropic's at /v1/messages, else FastAPI's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ _ANTHROPIC_KINDS = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+
+# Routes beside /v1/ that clients of OpenAI-like servers ask.
+_OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank"})
 
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:
@@ -97,4 +100,4 @@ def _is_anthropic(path: str) -> bool:
 
 
 def _is_openai(path: str) -> bool:
-    return path.startswith("/v1/")
+    return path.startswith("/v1/") or path in _OPENAI_PATHS

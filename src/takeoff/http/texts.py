@@ -1,4 +1,4 @@
-"""What the routes of the Takeoff API that take texts have in common: how many, how long, for whom."""
+"""What the routes that take texts have in common: how many, how long, and in the Takeoff API for whom."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def like(texts: object, results: list[Item]) -> Item | list[Item]:
     return results[0] if isinstance(texts, str) else results
 
 
-def check_texts(texts: Sequence[Text], settings: Settings) -> None:
-    """Bound the texts of one request; of a pair, both together.
+def check_texts(texts: Sequence[Text], settings: Settings, field: str = "text") -> None:
+    """Bound the texts of one request; of a pair, both together. `field` is where the client put them.
 
     Raises:
         RequestValidationError: none, or too many.
@@ -36,13 +36,13 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
     most = settings.max_user_batch_size
     if not 1 <= len(texts) <= most:
         kind = "too_long" if texts else "too_short"
-        raise field_error("text", f"1 to {most} texts at once, got {len(texts)}", kind)
+        raise field_error(field, f"1 to {most} texts at once, got {len(texts)}", kind)
     for text in texts:
         num_bytes = _num_bytes(text) if isinstance(text, str) else sum(map(_num_bytes, text))
         if num_bytes > settings.max_prompt_string_bytes:
             raise PayloadTooLarge(
-                f"text has {num_bytes} bytes, the limit is {settings.max_prompt_string_bytes}",
-                param="text",
+                f"{field} has {num_bytes} bytes, the limit is {settings.max_prompt_string_bytes}",
+                param=field,
                 hint="raise it with --max-prompt-string-bytes",
             )
 

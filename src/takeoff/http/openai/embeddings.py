@@ -8,36 +8,29 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
-from pydantic import Field, StrictStr
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from takeoff.errors import InvalidRequest
-from takeoff.http.answers import unless_client_leaves
-from takeoff.http.bodies import Texts, body_schema, parse_body
+from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.encoders import json_response
-from takeoff.http.openai.fields import OpenAIBody, Unserved
-from takeoff.http.openai.sampling import MAX_MODEL_CHARACTERS, model_told
+from takeoff.http.openai.fields import Unserved
+from takeoff.http.openai.sampling import model_told
+from takeoff.http.openai.texts import TextInput, TextsBody
 from takeoff.http.ports import Service
 from takeoff.http.texts import like
-from takeoff.request import EncodeRequest, Task
+from takeoff.request import Task
 from takeoff.settings import Settings
-from takeoff.settings.values import DEFAULT_GROUP
 
 
-class EmbeddingsBody(OpenAIBody):
+class EmbeddingsBody(TextsBody):
     """POST /v1/embeddings. `model` is a group, a reader or a model."""
 
+    texts_field: ClassVar[str] = "input"
     unserved: ClassVar[Mapping[str, Unserved]] = {"dimensions": Unserved()}
 
-    input: StrictStr | Texts = Field(description="The text, or a list of them")
-    model: StrictStr | None = Field(
-        None,
-        max_length=MAX_MODEL_CHARACTERS,
-        description="A model, a reader or a group; default: the group `primary`",
-    )
+    input: TextInput = Field(description="The text, or a list of them; no token ids")
     encoding_format: Literal["float", "base64"] | None = Field(None, description="Of the vectors")
-    user: str | None = Field(None, max_length=1_024, description="Who asks")
 
 
 def embeddings_router(service: Service, settings: Settings) -> APIRouter:
@@ -49,12 +42,8 @@ def embeddings_router(service: Service, settings: Settings) -> APIRouter:
         """The vectors of one text or several."""
         body = await parse_body(http_request, EmbeddingsBody)
         body.check_fields(lenient=settings.lenient)
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        if not 1 <= len(texts) <= settings.max_user_batch_size:
-            limit = settings.max_user_batch_size
-            raise InvalidRequest(f"1 to {limit} texts at once, got {len(texts)}", param="input")
-        request = EncodeRequest(task=Task.EMBED, texts=tuple(texts), group=body.model or DEFAULT_GROUP)
-        encoding = await unless_client_leaves(http_request, lambda: service.encode(request))
+        texts = [body.input] if isinstance(body.input, str) else [*body.input]
+        encoding = await body.encode(http_request, service, settings, Task.EMBED, [*texts])
         is_base64 = body.encoding_format == "base64"
         embeddings = list(map(_as_base64, encoding.vectors)) if is_base64 else encoding.vectors
         answer: dict[str, Any] = {

@@ -6,14 +6,18 @@ import json
 
 from takeoff.call_formats import MAX_ANSWER_CALLS
 from takeoff.http.openai.chat import ChatBody
+from takeoff.http.openai.classify import ClassifyBody
 from takeoff.http.openai.completions import CompletionBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
 from takeoff.http.openai.fields import HARMLESS, OpenAIBody
+from takeoff.http.openai.rerank import RerankBody
 
 _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
     "/v1/embeddings": EmbeddingsBody,
+    "/v1/classify": ClassifyBody,
+    "/v1/rerank, /v2/rerank, /rerank": RerankBody,
 }
 
 _PAGE = """\

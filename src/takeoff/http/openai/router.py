@@ -5,9 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from takeoff.http.openai.chat import chat_router
+from takeoff.http.openai.classify import classify_router
 from takeoff.http.openai.completions import completions_router
 from takeoff.http.openai.embeddings import embeddings_router
 from takeoff.http.openai.models import models_router
+from takeoff.http.openai.rerank import rerank_router
 from takeoff.http.ports import Service
 from takeoff.settings import Settings
 
@@ -19,4 +21,6 @@ def openai_routers(service: Service, settings: Settings) -> list[APIRouter]:
         chat_router(service, settings),
         completions_router(service, settings),
         embeddings_router(service, settings),
+        classify_router(service, settings),
+        rerank_router(service, settings),
     ]
