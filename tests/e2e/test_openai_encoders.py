@@ -88,6 +88,22 @@ def test_texts_are_classified_as_the_takeoff_api_does(doors: Doors) -> None:
     assert answer["usage"]["prompt_tokens"] == sum(len(text.split()) + 2 for text in texts)
 
 
+def test_texts_of_encoders_are_tokenized_with_and_without_their_frame(doors: Doors) -> None:
+    told = post(doors.front, "/tokenize", model="judge", prompt="a b", return_token_strs=True)
+    assert told["token_strs"] == ["[CLS]", "a", "b", "[SEP]"]
+    assert (
+        told["count"]
+        == post(doors.front, "/v1/classify", model="judge", input="a b")["usage"]["total_tokens"]
+    )
+    bare = post(doors.openai, "/tokenize", model="judge", prompt="a b", add_special_tokens=False)
+    assert bare["tokens"] == told["tokens"][1:3]
+    assert post(doors.front, "/detokenize", model="judge", tokens=bare["tokens"]) == {"prompt": "a b"}
+    assert told["max_model_len"] == 64
+    error = refused(doors.front, "/tokenize", model="judge", messages=[{"role": "user", "content": "a"}])
+    assert error["param"] == "model"
+    assert "has no chat template" in error["message"]
+
+
 def test_embeddings_of_texts_are_counted_and_token_ids_are_refused(doors: Doors) -> None:
     client = openai.OpenAI(base_url=f"{HOST}:{doors.front}/v1", api_key="unused", max_retries=0)
     answer = client.embeddings.create(model="embed", input=["A cat sleeps.", "cat"])

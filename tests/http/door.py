@@ -120,6 +120,7 @@ class FakeReader:
     progress: float = 0.0
     pids: list[int] = field(default_factory=lambda: [11, 12])
     task: str = "generate"
+    max_tokens: int = 512
 
     @property
     def group(self) -> str:
@@ -214,12 +215,25 @@ class FakeService:
         return Encoding(vectors=vectors, num_tokens=7 * len(vectors), labels=labels)
 
     async def tokenize(
-        self, reader_id: str, text: str, *, use_chat_template: bool | None, skip_special_tokens: bool
+        self,
+        reader_id: str,
+        text: str,
+        *,
+        use_chat_template: bool | None,
+        skip_special_tokens: bool,
+        add_special_tokens: bool = True,
     ) -> FakeTokens:
         await self._enter()
-        self.calls.append(("tokenize", reader_id, text, use_chat_template, skip_special_tokens))
+        options = (use_chat_template, skip_special_tokens, add_special_tokens)
+        self.calls.append(("tokenize", reader_id, text, *options))
         words = text.split()
         return FakeTokens(list(map(len, words)), words)
+
+    async def tokenize_chat(self, reader_id: str, conversation: Conversation) -> FakeTokens:
+        await self._enter()
+        self.calls.append(("tokenize_chat", reader_id, conversation))
+        roles = [message["role"] for message in conversation.messages]
+        return FakeTokens(list(map(len, roles)), roles)
 
     async def detokenize(
         self, reader_id: str, tokens: list[int] | list[str], *, skip_special_tokens: bool

@@ -34,7 +34,7 @@ def told(route: str, **body: Any) -> tuple[Answer, list[tuple[Any, ...]]]:
 def test_a_text_is_tokenized_and_counted(options: dict[str, Any], ours: tuple[Any, ...]) -> None:
     answer, calls = told("tokenize", text="one three", **options)
     assert answer.json == {"tokens": ["one", "three"], "tokens_count": 2}
-    assert calls == [("tokenize", "smollm2", "one three", *ours)]
+    assert calls == [("tokenize", "smollm2", "one three", *ours, True)]
 
 
 def test_the_tokens_of_a_pair_follow_one_another() -> None:

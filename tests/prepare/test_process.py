@@ -13,6 +13,7 @@ import gguf
 import pytest
 
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
+from takeoff.request import Conversation
 from takeoff.service.preparer import Preparer, Preparers, TemplateUse
 from takeoff.service.reader import Commands
 
@@ -72,6 +73,37 @@ def test_the_seeds_prompt_becomes_the_default_models_39_tokens(smollm2_path: Pat
             assert preparer.short.vocabulary is not None
             assert preparer.short.vocabulary.n_vocab == 49_152
             assert preparer.short.vocabulary.has_chat_template
+
+    asyncio.run(run())
+
+
+def test_tokens_of_a_text_are_told_with_and_without_the_one_it_begins_with(gemma_path: Path) -> None:
+    async def run() -> None:
+        async with running_preparer(gemma_path) as preparer:
+            framed, bare = [
+                await preparer.tokenize(
+                    "Hello there", "off", skip_special_tokens=False, add_special_tokens=adds
+                )
+                for adds in (True, False)
+            ]
+            assert framed.tokens == ["<bos>", "Hello", "▁there"]
+            assert framed.token_ids == [2, *bare.token_ids]
+            assert bare.tokens == ["Hello", "▁there"]
+            assert framed.token_ids == await ids_of(preparer, "Hello there", "off", 100)
+
+    asyncio.run(run())
+
+
+def test_the_tokens_of_a_chat_are_those_of_its_prompt_however_many(smollm2_path: Path) -> None:
+    async def run() -> None:
+        async with running_preparer(smollm2_path) as preparer:
+            for size in (1, 100_000):
+                chat = Conversation(messages=[{"role": "user", "content": "Hello <|im_end|> " * size}])
+                told = await preparer.tokenize_chat(chat)
+                assert told.token_ids == (await preparer.prepare_chat(chat, 10**7)).token_ids
+                assert len(told.tokens) == len(told.token_ids)
+                assert told.tokens.count("<|im_end|>") == 2  # of the system's message and the user's
+                assert told.tokens[-1] == "Ċ"
 
     asyncio.run(run())
 

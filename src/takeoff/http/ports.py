@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from takeoff.call_formats import CallFormat
-from takeoff.request import EncodeRequest, Encoding, FinishReason, Request, TokenEvent
+from takeoff.request import Conversation, EncodeRequest, Encoding, FinishReason, Request, TokenEvent
 from takeoff.settings import ReaderSettings
 from takeoff.thoughts import ThoughtStart
 
@@ -78,6 +78,8 @@ class Reader(Protocol):
     def model_name(self) -> str: ...
     @property
     def task(self) -> str: ...  # generate, embed, classify
+    @property
+    def max_tokens(self) -> int: ...  # of one sequence or text; of a live one
 
 
 class Service(Protocol):
@@ -101,8 +103,15 @@ class Service(Protocol):
     async def count_tokens(self, request: Request) -> int: ...
     async def encode(self, request: EncodeRequest) -> Encoding: ...
     async def tokenize(
-        self, reader_id: str, text: str, *, use_chat_template: bool | None, skip_special_tokens: bool
+        self,
+        reader_id: str,
+        text: str,
+        *,
+        use_chat_template: bool | None,
+        skip_special_tokens: bool,
+        add_special_tokens: bool = True,
     ) -> Tokens: ...
+    async def tokenize_chat(self, reader_id: str, conversation: Conversation) -> Tokens: ...
     async def detokenize(
         self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool
     ) -> str: ...

@@ -23,7 +23,7 @@ _ANTHROPIC_KINDS = {
 }
 
 # Routes beside /v1/ that clients of OpenAI-like servers ask.
-_OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank"})
+_OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank", "/tokenize", "/detokenize"})
 
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:

@@ -247,6 +247,14 @@ class Tokenize(Message, frozen=True):
     text: str
     chat_template: Literal["auto", "on", "off"]
     skip_special_tokens: bool
+    add_special_tokens: bool = True  # BOS, where the vocabulary wants it; without a chat template only
+
+
+class Spell(Message, frozen=True):
+    """Show how the vocabulary writes tokens."""
+
+    ask_id: int
+    token_ids: list[int]
 
 
 class Tokenized(Message, frozen=True):
@@ -313,7 +321,7 @@ ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat
 )
-Question = Prepare | PrepareChat | Tokenize | Detokenize | RenderChat | TryConstraint
+Question = Prepare | PrepareChat | Tokenize | Spell | Detokenize | RenderChat | TryConstraint
 Answer = Prepared | Tokenized | Detokenized | ChatRendered | ConstraintTried
 ToPreparer = LoadVocabulary | Question
 FromPreparer = VocabularyLoaded | LoadFailed | Answer | PrepareFailed

@@ -17,6 +17,7 @@ from takeoff.ipc.messages import (
     PrepareFailed,
     Question,
     RenderChat,
+    Spell,
     Tokenize,
     Tokenized,
     TryConstraint,
@@ -63,6 +64,8 @@ class Answerer:
                 return _bounded(Prepared(ask_id, chat.token_ids, thought=chat.thought), max_tokens)
             case Tokenize():
                 return self._tokenize(question)
+            case Spell(ask_id=ask_id, token_ids=token_ids):
+                return self._spelled(ask_id, token_ids)
             case Detokenize():
                 return self._detokenize(question)
             case RenderChat(ask_id=ask_id, conversations=conversations):
@@ -98,10 +101,18 @@ class Answerer:
 
     def _tokenize(self, question: Tokenize) -> Tokenized:
         tokenizer = self._tokenizer
-        ids = self._builder.build(question.text, question.chat_template) if question.text else []
+        if not question.text:
+            ids = []
+        elif question.add_special_tokens:
+            ids = self._builder.build(question.text, question.chat_template)
+        else:
+            ids = tokenizer.tokenize(question.text, parse_special=True)
         if question.skip_special_tokens:
             ids = [token_id for token_id in ids if not tokenizer.is_control(token_id)]
-        return Tokenized(question.ask_id, ids, [tokenizer.text(token_id) for token_id in ids])
+        return self._spelled(question.ask_id, ids)
+
+    def _spelled(self, ask_id: int, ids: list[int]) -> Tokenized:
+        return Tokenized(ask_id, ids, [self._tokenizer.text(token_id) for token_id in ids])
 
     def _detokenize(self, question: Detokenize) -> Detokenized:
         tokenizer = self._tokenizer

@@ -38,13 +38,14 @@ from takeoff.ipc.messages import (
     PrepareFailed,
     Question,
     RenderChat,
+    Spell,
     Tokenize,
     Tokenized,
     ToPreparer,
     TryConstraint,
     VocabularyLoaded,
 )
-from takeoff.request import Constraint, Conversation, lone_surrogate, strings_of
+from takeoff.request import MAX_TOKENS, Constraint, Conversation, lone_surrogate, strings_of
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import ERRORS, Child
 from takeoff.thoughts import ThoughtStart
@@ -294,12 +295,19 @@ class Preparers:
         return answer
 
     async def tokenize(
-        self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool
+        self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool, add_special_tokens: bool
     ) -> Tokenized:
         """How `text` is cut into tokens. Raises as `prepare` does."""
         check_unicode(text)
-        question = Tokenize(next(self._ids), text, chat_template, skip_special_tokens)
+        question = Tokenize(next(self._ids), text, chat_template, skip_special_tokens, add_special_tokens)
         answer = await self._for(len(text)).ask(question)
+        assert isinstance(answer, Tokenized)
+        return answer
+
+    async def tokenize_chat(self, conversation: Conversation) -> Tokenized:
+        """The tokens that a conversation becomes as a prompt, however many. Raises as `prepare` does."""
+        token_ids = (await self.prepare_chat(conversation, MAX_TOKENS)).token_ids
+        answer = await self._for(len(token_ids)).ask(Spell(next(self._ids), token_ids))
         assert isinstance(answer, Tokenized)
         return answer
 

@@ -146,6 +146,11 @@ class Reader:
         return min(planned, self.loaded.n_ctx_slot) if self.has_served else planned
 
     @property
+    def max_tokens(self) -> int:
+        """Of one sequence, prompt and completion, or of one text that is encoded; only once it has served."""
+        return self.n_ctx_slot if self.task is Task.GENERATE else self.encoder.max_tokens
+
+    @property
     def load_share(self) -> float:
         """Open requests for each that it computes at once."""
         if self.launch is None:

@@ -232,9 +232,15 @@ class Service:
         return await self._encodings.finish(accepted)
 
     async def tokenize(
-        self, reader_id: str, text: str, *, use_chat_template: bool | None, skip_special_tokens: bool
+        self,
+        reader_id: str,
+        text: str,
+        *,
+        use_chat_template: bool | None,
+        skip_special_tokens: bool,
+        add_special_tokens: bool = True,
     ) -> Tokenized | EncoderTokenized:
-        """How a reader's model cuts `text` into tokens.
+        """How a reader's model cuts `text` into tokens, without those that frame it unless they are added.
 
         Raises:
             NotFound: no such reader.
@@ -244,9 +250,22 @@ class Service:
         reader = checked_live(self._fleet.reader(reader_id))
         if reader.task is not Task.GENERATE:
             check_unicode(text)
-            return await self._encodings.tokenize(reader, text, skip_special_tokens=skip_special_tokens)
+            skips = skip_special_tokens or not add_special_tokens
+            return await self._encodings.tokenize(reader, text, skip_special_tokens=skips)
         template = template_use(use_chat_template, default="off")
-        return await preparers(reader).tokenize(text, template, skip_special_tokens=skip_special_tokens)
+        return await preparers(reader).tokenize(
+            text,
+            template,
+            skip_special_tokens=skip_special_tokens,
+            add_special_tokens=add_special_tokens,
+        )
+
+    async def tokenize_chat(self, reader_id: str, conversation: Conversation) -> Tokenized:
+        """The tokens that a chat of `conversation` is prefilled with, however many. Raises as `tokenize`."""
+        reader = checked_live(self._fleet.reader(reader_id))
+        if reader.task is not Task.GENERATE:
+            raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
+        return await preparers(reader).tokenize_chat(conversation)
 
     async def detokenize(self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool) -> str:
         """The text that tokens stand for. Raises as `tokenize`."""

@@ -17,6 +17,7 @@ from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved
 from takeoff.http.openai.logprobs import LegacyLogprobs
+from takeoff.http.openai.models import reader_of
 from takeoff.http.openai.sampling import SamplingBody, model_told
 from takeoff.http.ports import Service
 from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, FinishReason, Request, TokenEvent, joined
@@ -159,6 +160,5 @@ async def _prompt_text(service: Service, request: Request) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
     assert isinstance(request.prompt, tuple), "completions have no conversations"
-    names = ((reader.reader_id, reader.group, reader.model_name) for reader in service.readers())
-    reader_id = next((each[0] for each in names if request.group in each), request.group)
+    reader_id = reader_of(request.group, service).reader_id
     return await service.detokenize(reader_id, list(request.prompt), skip_special_tokens=True)

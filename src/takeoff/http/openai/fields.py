@@ -6,16 +6,17 @@ made of it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from takeoff.errors import InvalidRequest
+from takeoff.errors import InvalidRequest, NotFound
 from takeoff.request import MAX_DEPTH, is_nested_deeper
 
 MAX_NAME_CHARACTERS = 64  # of an unknown field that are looked at
@@ -104,6 +105,20 @@ def refuse_unknown(
 
 def _path(place: str | None, name: str) -> str:
     return f"{place}.{name}" if place else name
+
+
+@contextlib.contextmanager
+def told_as(names: Mapping[str | None, str]) -> Iterator[None]:
+    """A refusal inside that names one of `names`, or nothing, names the body's field for it.
+
+    Raises:
+        InvalidRequest, NotFound: those that are raised inside.
+    """
+    try:
+        yield
+    except (InvalidRequest, NotFound) as exc:
+        exc.param = names.get(exc.param, exc.param)
+        raise
 
 
 def check_depth(name: str, value: Any) -> None:

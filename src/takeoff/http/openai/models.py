@@ -9,7 +9,26 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import NotFound
-from takeoff.http.ports import Service
+from takeoff.http.ports import Reader, Service
+from takeoff.settings.values import DEFAULT_GROUP
+
+
+def reader_of(model: str | None, service: Service) -> Reader:
+    """Who knows the vocabulary of `model`: of a group's or a model's readers a live one, if any is.
+
+    Raises:
+        NotFound: nothing has that name.
+    """
+    name = model or DEFAULT_GROUP
+    readers = service.readers()
+    named = (
+        [reader for reader in readers if reader.group == name]
+        or [reader for reader in readers if reader.reader_id == name]
+        or [reader for reader in readers if reader.model_name == name]
+    )
+    if not named:
+        raise NotFound(f"there is no model {name!r}, only {', '.join(service.models())}", param="model")
+    return next((reader for reader in named if reader.state == "live"), named[0])
 
 
 def models_router(service: Service) -> APIRouter:

@@ -11,6 +11,7 @@ from takeoff.http.openai.completions import CompletionBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
 from takeoff.http.openai.fields import HARMLESS, OpenAIBody
 from takeoff.http.openai.rerank import RerankBody
+from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
 
 _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/chat/completions": ChatBody,
@@ -18,6 +19,8 @@ _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/embeddings": EmbeddingsBody,
     "/v1/classify": ClassifyBody,
     "/v1/rerank, /v2/rerank, /rerank": RerankBody,
+    "/tokenize": TokenizeBody,
+    "/detokenize": DetokenizeBody,
 }
 
 _PAGE = """\

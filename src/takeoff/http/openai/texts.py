@@ -7,10 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, StrictStr
 from starlette.requests import Request as HttpRequest
 
-from takeoff.errors import InvalidRequest, NotFound
 from takeoff.http.answers import unless_client_leaves
 from takeoff.http.bodies import Texts
-from takeoff.http.openai.fields import OpenAIBody
+from takeoff.http.openai.fields import OpenAIBody, told_as
 from takeoff.http.openai.sampling import MAX_MODEL_CHARACTERS
 from takeoff.http.ports import Service
 from takeoff.http.texts import check_texts
@@ -52,8 +51,5 @@ class TextsBody(OpenAIBody):
         """
         check_texts(texts, settings, self.texts_field)
         request = EncodeRequest(task=task, texts=tuple(texts), group=self.model or DEFAULT_GROUP)
-        try:
+        with told_as({"group": "model", "text": self.texts_field, None: self.texts_field}):
             return await unless_client_leaves(http_request, lambda: service.encode(request))
-        except (InvalidRequest, NotFound) as exc:
-            exc.param = "model" if exc.param == "group" else self.texts_field
-            raise
