@@ -1,4 +1,4 @@
-"""An error on the wire: OpenAI's shape for the routes of its API, Anthropic's at /v1/messages, else FastAPI's."""
+"""An error on the wire: in the shape of OpenAI's API, of Anthropic's at /v1/messages, else of FastAPI."""
 
 from __future__ import annotations
 
