@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter
@@ -20,7 +21,7 @@ from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
 from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, tool_use
 from takeoff.http.ports import Service
-from takeoff.request import MAX_TOKENS, Constraint, Conversation, Request
+from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, Conversation, Request
 from takeoff.settings import Settings
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -33,12 +34,10 @@ class ChatBody(SamplingBody):
         "audio": Unserved(),
         "function_call": Unserved((None, "none"), "use tool_choice"),
         "functions": Unserved((None, []), "use tools"),
-        "logprobs": Unserved((None, False)),
         "modalities": Unserved((None, ["text"])),
         "moderation": Unserved(),
         "service_tier": Unserved((None, "auto", "default")),
         "store": Unserved((None, False)),
-        "top_logprobs": Unserved((None, 0)),
         "verbosity": Unserved((None, "medium")),
         "web_search_options": Unserved(),
     }
@@ -65,6 +64,17 @@ class ChatBody(SamplingBody):
     )
     parallel_tool_calls: bool | None = Field(
         True, description="Whether an answer may call several times, where the model's format can"
+    )
+    logprobs: bool | None = Field(
+        False,
+        description="Tell the logarithm of each token's probability, of thoughts, calls and the end too: the "
+        "model's own, before biases, penalties, constraints and temperature",
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description=f"And of so many of the likeliest, up to {MAX_TOP_LOGPROBS}; only with `logprobs`",
     )
     reasoning_effort: Effort | None = Field(
         None,
@@ -112,8 +122,9 @@ class ChatBody(SamplingBody):
             template_values=self.chat_template_kwargs or {},
             reasoning_effort=self.reasoning_effort,
         )
+        logprobs = self._num_logprobs()
         return [
-            Request(prompt=conversation, sampling=sampling, group=self.group)
+            Request(prompt=conversation, sampling=replace(sampling, logprobs=logprobs), group=self.group)
             for sampling in self.samplings(self._max_tokens())
         ]
 
@@ -121,6 +132,14 @@ class ChatBody(SamplingBody):
     def has_tools(self) -> bool:
         """Whether the answer may be calls."""
         return self._tool_use is not None
+
+    def _num_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            message = f"top_logprobs is {self.top_logprobs}, and logprobs is not true"
+            raise InvalidRequest(message, param="top_logprobs", hint="send logprobs true as well")
+        return None
 
     def _max_tokens(self) -> int | None:
         given = {each for each in (self.max_tokens, self.max_completion_tokens) if each is not None}
@@ -149,13 +168,15 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
             with body.in_its_names():
                 generations = await submit_all(service, requests)
             head = head_of("chatcmpl", "chat.completion.chunk", model)
-            deltas = Deltas(generations, has_tools=body.has_tools)
+            deltas = Deltas(generations, has_tools=body.has_tools, has_logprobs=bool(body.logprobs))
             stream = stream_chunks(head, generations, deltas, n=n, with_usage=body.with_usage)
             return event_stream(service, settings, generations, stream)
         with body.in_its_names():
             completed = await all_events(http_request, service, requests)
         choices = [
-            whole_choice(index, generation, events, has_tools=body.has_tools)
+            whole_choice(
+                index, generation, events, has_tools=body.has_tools, has_logprobs=bool(body.logprobs)
+            )
             for index, (generation, events) in enumerate(completed)
         ]
         told = usage([generation for generation, _ in completed], n)

@@ -1,12 +1,14 @@
-"""Logprobs as /v1/completions tells them: four lists of equal length.
+"""Logprobs on the wire: of /v1/completions four lists of equal length, of a chat an object for each token.
 
-Source: the `Logprobs` object of OpenAI's completions; token texts as theirs, `bytes:...` for a part of a
-character. A token without text, an end of text for example, is `token_id:N`.
+Source: the `Logprobs` object of OpenAI's completions, and `ChatCompletionTokenLogprob` of its chats; token
+texts as theirs, `bytes:...` for a part of a character. A token without text, an end of text for example, is
+`token_id:N`.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterable
 from typing import Any
 
 from takeoff.request import TokenLogprob, TokenLogprobs
@@ -31,6 +33,20 @@ class LegacyLogprobs:
             "top_logprobs": [_alternatives(each) for each in tokens],
             "text_offset": offsets,
         }
+
+
+def chat_logprobs(tokens: Iterable[TokenLogprobs]) -> dict[str, Any]:
+    """Every token of an answer, those of thoughts, of calls, of stop strings and of its end among them."""
+    content = [{**_told(each.token), "top_logprobs": list(map(_told, each.top))} for each in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _told(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": shown(token),
+        "logprob": token.logprob,
+        "bytes": list(token.piece) if token.piece else None,
+    }
 
 
 def shown(token: TokenLogprob) -> str:
