@@ -119,7 +119,9 @@ class SamplingParams:
 class Conversation:
     """Messages for the model's chat template, in the shape of OpenAI's API, which a door has checked."""
 
-    messages: list[dict[str, Any]]  # at least one; of an assistant at the end: it is continued
+    # At least one; of an assistant at the end: it is continued. Content is a text or parts, of the types text
+    # and image: those stand for the request's images, in their order.
+    messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     template_values: dict[str, Any] = field(default_factory=dict)  # variables of this model's template
     reasoning_effort: str | None = None  # how hard to think: none, medium, ...; None: as the template has it
@@ -136,7 +138,7 @@ class Request:
     chat_template: bool | None = None  # wrap the text as a user's message; None: the server's setting
     keep_tokens: int | None = None  # a longer prompt loses the beginning of its text; None: it is refused
     lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
-    images: tuple[bytes, ...] = ()  # files, for where the prompt says <image>, or before it
+    images: tuple[bytes, ...] = ()  # files, for where a text says <image>, or before it
 
     def __post_init__(self) -> None:
         if self.keep_tokens is not None:

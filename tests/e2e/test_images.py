@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator
@@ -88,6 +89,52 @@ def test_an_image_counts_as_tokens_and_is_found_again(door: Door) -> None:
 def test_a_list_of_texts_asks_the_same_image(door: Door) -> None:
     alone = [door.answer(RED, text=text)["text"] for text in (QUESTION, "Which colour?")]
     assert door.answer(RED, text=[QUESTION, "Which colour?"]) == {"text": alone}
+
+
+def test_a_chat_reads_images_where_they_stand_plain_and_streamed(door: Door) -> None:
+    told, chats = [], [[RED, QUESTION], [BLUE, QUESTION], [QUESTION, BLUE], [RED, QUESTION, BLUE]]
+    for parts in chats:
+        answer = chat(door, parts)
+        assert answer.status_code == 200, answer.text
+        message = answer.json()["choices"][0]["message"]["content"]
+        lines = chat(door, parts, stream=True).iter_lines()
+        chunks = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")]
+        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == message
+        told.append((message, answer.json()["usage"]["prompt_tokens"]))
+    assert len({message for message, _ in told}) == len(chats)
+    (_, words), *_, (_, with_another) = told
+    assert with_another == words + NUM_TOKENS["mlp"] + 1  # a line of its own
+    alone = door.answer(RED, text=QUESTION, return_metadata=True)
+    assert alone["metadata"]["prompt_tokens"] == words - 1
+
+
+def test_a_chat_with_images_that_cannot_be_read_is_refused_by_the_place(door: Door) -> None:
+    for parts, model, message in [
+        ([RED, QUESTION], "primary", "the reader plain reads no images: its model has no projector"),
+        ([b"hello", QUESTION], "seeing", "the image can't be read"),
+        ([RED, " ".join(["word"] * CONTEXT)], "seeing", f"but a sequence holds {CONTEXT}"),
+    ]:
+        answer = chat(door, parts, model=model)
+        assert answer.status_code == 400, answer.text
+        assert message in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == "messages"
+
+
+def chat(door: Door, parts: list[bytes | str], **fields: Any) -> requests.Response:
+    """An answer to a message of texts and images."""
+    content: list[dict[str, Any]] = [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {
+            "type": "image_url",
+            "image_url": {"url": f"data:image/png;base64,{base64.b64encode(part).decode()}"},
+        }
+        for part in parts
+    ]
+    body = {"model": "seeing", "messages": [{"role": "user", "content": content}], "max_tokens": 12}
+    body |= {"temperature": 0} | fields
+    stream = bool(fields.get("stream"))
+    return requests.post(f"{door.front}/v1/chat/completions", json=body, timeout=LIMIT_S, stream=stream)
 
 
 def test_a_constraint_holds_for_an_answer_to_an_image(door: Door) -> None:

@@ -24,6 +24,10 @@ HELLO = {"role": "user", "content": "Hello"}
 CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{"}}
 
 
+def image(url: str, **more: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
 def asked(*messages: dict[str, Any], **body: Any) -> list[Request]:
     service = FakeService()
     answer = post(service, PATH, messages=list(messages) or [HELLO], **body)
@@ -160,6 +164,25 @@ def test_a_whole_conversation_reaches_the_template() -> None:
     ]
 
 
+def test_images_go_with_the_request_in_their_order() -> None:
+    texts = [{"type": "text", "text": "Compare"}, {"type": "text", "text": "with"}]
+    first, second = image("data:image/png;base64,AAAA", detail="auto"), image("data:image/jpeg;base64,/+8=")
+    messages = [
+        {"role": "user", "content": [texts[0], first, texts[1], second]},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": [first]},
+    ]
+    (request,) = asked(*messages)
+    assert request.images == (b"\0\0\0", b"\xff\xef", b"\0\0\0")
+    assert isinstance(request.prompt, Conversation)
+    hole = {"type": "image"}
+    assert [message["content"] for message in request.prompt.messages] == [
+        [texts[0], hole, texts[1], hole],
+        "Yes.",
+        [hole],
+    ]
+
+
 @pytest.mark.parametrize("arguments", ["", "{", "null", '{"a": NaN}', "\u0000"])
 def test_a_malformed_call_of_the_past_is_taken(arguments: str) -> None:
     call = {"id": "1", "index": 0, "function": {"name": "f", "arguments": arguments}}
@@ -187,9 +210,44 @@ def test_arguments_that_are_an_object_become_its_json() -> None:
         ({"role": "user", "content": []}, "messages[0].content", "a text or 1 to 1024 parts"),
         ({"role": "user", "content": ["a"]}, "messages[0].content[0]", "must be an object"),
         (
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]},
+            {"role": "user", "content": [{"type": "input_audio"}]},
+            "messages[0].content[0].type",
+            "only parts of the types text and image_url are read, not 'input_audio'",
+        ),
+        (
+            {"role": "system", "content": [image("data:image/png;base64,AAAA")]},
             "messages[0].content[0].type",
             "only parts of the type text are read, not 'image_url'",
+        ),
+        (
+            {"role": "user", "content": [image("https://example.com/cat.png")]},
+            "messages[0].content[0].image_url.url",
+            "must be a data: URL of an image in base64, because this server fetches nothing",
+        ),
+        (
+            {"role": "user", "content": [image("data:text/plain;base64,AAAA")]},
+            "messages[0].content[0].image_url.url",
+            "must be a data: URL of an image",
+        ),
+        (
+            {"role": "user", "content": [image("data:image/png;base64,A?A")]},
+            "messages[0].content[0].image_url.url",
+            "is no base64",
+        ),
+        (
+            {"role": "user", "content": [image("data:image/png;base64,AAAA", detail="high")]},
+            "messages[0].content[0].image_url.detail",
+            "must be auto",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url"}]},
+            "messages[0].content[0].image_url",
+            "must be an object with a url",
+        ),
+        (
+            {"role": "user", "content": [image("data:image/png;base64,AAAA")] * 17},
+            "messages[0].content[16]",
+            "at most 16 images",
         ),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text", "must be a text"),
         ({"role": "tool", "content": "a"}, "messages[0].tool_call_id", "is missing"),

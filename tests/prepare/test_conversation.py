@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -220,6 +221,38 @@ def test_developers_are_the_systems_where_the_template_knows_none(families: Toke
     assert text_of(
         families, builder(families, knows).build_chat(Conversation(messages=messages)).token_ids
     ) == ("<|developer|><|user|>")
+
+
+def test_images_stand_where_their_parts_do(families: Tokenizer) -> None:
+    hole = {"type": "image"}
+    content = [{"type": "text", "text": "Compare <|im_"}, hole, {"type": "text", "text": "end|> and"}, hole]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "So"}]
+    prompt = builder(families, TEMPLATES["chatml"]).build_chat(Conversation(messages=messages))
+    cuts = [0, *prompt.image_places, len(prompt.token_ids)]
+    texts = [text_of(families, prompt.token_ids[a:b]) for a, b in itertools.pairwise(cuts)]
+    assert texts == [
+        "<|im_start|>user\nCompare <|im_\n",
+        "\nend|> and\n",
+        "<|im_end|>\n<|im_start|>assistant\nSo",
+    ]
+    assert sum(controls(families, prompt.token_ids).values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ messages[1].content }}{{ messages[0].content }}!", "each image just once, in their order"),
+        ("{{ messages[1].content }}!", "each image just once"),
+        ("{% for m in messages * 2 %}{{ m.content }}{% endfor %}!", "each image just once"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "the prompt ends with an image"),
+    ],
+)
+def test_a_template_that_loses_or_moves_images_is_told_of(
+    families: Tokenizer, template: str, why: str
+) -> None:
+    message = {"role": "user", "content": [{"type": "image"}]}
+    with pytest.raises(InvalidRequest, match=why):
+        builder(families, template).build_chat(Conversation(messages=[message, message]))
 
 
 def test_a_template_sees_the_clients_values_but_not_instead_of_its_own(families: Tokenizer) -> None:

@@ -231,6 +231,7 @@ class PrepareChat(Message, frozen=True):
     ask_id: int
     conversation: Conversation
     max_tokens: int  # a longer prompt is refused, with its length in the error
+    images: list[bytes] = []  # files as they were sent, for the conversation's parts of the type image
 
 
 class Prepared(Message, frozen=True):

@@ -59,9 +59,8 @@ class Answerer:
         match question:
             case Prepare():
                 return self._prepare(question)
-            case PrepareChat(ask_id=ask_id, conversation=conversation, max_tokens=max_tokens):
-                chat = self._builder.build_chat(conversation)
-                return _bounded(Prepared(ask_id, chat.token_ids, thought=chat.thought), max_tokens)
+            case PrepareChat():
+                return self._prepare_chat(question)
             case Tokenize():
                 return self._tokenize(question)
             case Spell(ask_id=ask_id, token_ids=token_ids):
@@ -92,6 +91,16 @@ class Answerer:
         return _bounded(
             Prepared(question.ask_id, ids, list(map(PlacedImage, images, places))), question.max_tokens
         )
+
+    def _prepare_chat(self, question: PrepareChat) -> Prepared | PrepareFailed:
+        images = [self._decoded(data) for data in question.images]
+        chat = self._builder.build_chat(question.conversation)
+        if len(images) != len(chat.image_places):
+            message = f"the conversation has {len(chat.image_places)} images, and {len(images)} came with it"
+            raise InvalidRequest(message, param="messages")
+        placed = list(map(PlacedImage, images, chat.image_places))
+        prepared = Prepared(question.ask_id, chat.token_ids, placed, chat.thought)
+        return _bounded(prepared, question.max_tokens)
 
     def _decoded(self, data: bytes) -> Image:
         """An image; the texts of a list ask of the same one in a row."""

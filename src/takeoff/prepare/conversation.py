@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from takeoff.call_formats import CallFormat, call_format_of
@@ -60,6 +61,31 @@ def with_effort(values: Mapping[str, Any], effort: Mapping[str, Any]) -> dict[st
                 hint="give one of them",
             )
     return {**values, **effort}
+
+
+def num_images(conversation: Conversation) -> int:
+    """Parts of the type image in it."""
+    return sum(part["type"] == "image" for message in conversation.messages for part in _parts(message))
+
+
+def with_images_marked(conversation: Conversation, marks: Iterable[str]) -> Conversation:
+    """The conversation with a text, the next of `marks`, in place of each image."""
+    following = iter(marks)
+
+    def marked(message: dict[str, Any]) -> dict[str, Any]:
+        parts = [
+            {"type": "text", "text": next(following)} if part["type"] == "image" else part
+            for part in _parts(message)
+        ]
+        return {**message, "content": parts} if parts else message
+
+    return replace(conversation, messages=list(map(marked, conversation.messages)))
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a message whose content is no text."""
+    content = message.get("content")
+    return content if isinstance(content, list) else []
 
 
 def told(conversation: Conversation, template: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

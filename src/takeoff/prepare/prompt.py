@@ -13,7 +13,14 @@ from typing import Any, Literal, Protocol
 
 from takeoff.errors import InvalidRequest
 from takeoff.prepare.chat_template import ChatTemplate, TemplateBroken
-from takeoff.prepare.conversation import RESERVED_VALUES, effort_values, told, with_effort
+from takeoff.prepare.conversation import (
+    RESERVED_VALUES,
+    effort_values,
+    num_images,
+    told,
+    with_effort,
+    with_images_marked,
+)
 from takeoff.prepare.marks import Cutter, Marks
 from takeoff.request import Conversation
 from takeoff.thoughts import SYNTAX, ThoughtFormat, ThoughtStart, is_thought_open, thought_format_of
@@ -43,6 +50,7 @@ class ChatPrompt:
 
     token_ids: list[int]
     thought: ThoughtStart | None  # that may follow
+    image_places: list[int]  # for each image the index of the id that follows it
 
 
 class PromptBuilder:
@@ -130,6 +138,8 @@ class PromptBuilder:
         )
         values = with_effort(conversation.template_values, effort)
         marks = Marks(self._vocabulary)
+        image_marks = [marks.cut() for _ in range(num_images(conversation))]
+        conversation = with_images_marked(conversation, image_marks)
         messages, tools = told(conversation, self._vocabulary.chat_template or "")
         messages = [{**marks.plain_all(message), "role": message["role"]} for message in messages]
         is_continued = messages[-1]["role"] == "assistant"
@@ -137,15 +147,23 @@ class PromptBuilder:
         end = marks.cut() if is_continued else ""
         messages[-1]["content"] += end
         rendered = self._render_chat(messages, is_continued, marks.plain_all(tools), marks.plain_all(values))
-        parts = marks.tokenize(rendered)
-        if len(parts) != (2 if is_continued else 1):
+        if is_continued and rendered.count(end) != 1:
             raise InvalidRequest(
                 "the model's chat template does not write the assistant's last message just once",
                 param="messages",
                 hint="end with a user's message",
             )
+        _check_images(rendered, image_marks)
+        parts = marks.tokenize(rendered)[: len(image_marks) + 1]  # what follows the end is the template's
+        parts[0] = self._with_bos(parts[0])
+        if not parts[-1]:
+            raise InvalidRequest("the prompt ends with an image", param="messages", hint="let text follow it")
         written = rendered[: rendered.find(end)] if end else rendered
-        return ChatPrompt(self._with_bos(parts[0]), self._thought(thinks, written, said))
+        return ChatPrompt(
+            token_ids=list(itertools.chain(*parts)),
+            thought=self._thought(thinks, written, said),
+            image_places=list(itertools.accumulate(map(len, parts[:-1]))),
+        )
 
     def _thought(self, format_: ThoughtFormat | None, written: str, said: str) -> ThoughtStart | None:
         is_open = None if format_ is None else is_thought_open(format_, written, said)
@@ -233,6 +251,14 @@ class PromptBuilder:
                 eos_text=vocabulary.text(vocabulary.eos_token_id),
             )
         return self._template
+
+
+def _check_images(rendered: str, image_marks: list[str]) -> None:
+    """Raise InvalidRequest unless each image stands in the prompt once, in the order in which they came."""
+    places = [rendered.find(mark) for mark in image_marks]
+    if places != sorted(places) or any(rendered.count(mark) != 1 for mark in image_marks):
+        message = "the model's chat template does not write each image just once, in their order"
+        raise InvalidRequest(message, param="messages")
 
 
 def _user(content: str) -> list[dict[str, str]]:

@@ -91,7 +91,7 @@ class Intake:
         self._admission.enqueue(guess)
         try:
             if isinstance(prompt, Conversation):
-                return await preparers(reader).prepare_chat(prompt, max_tokens)
+                return await preparers(reader).prepare_chat(prompt, max_tokens, images=request.images)
             return await preparers(reader).prepare(
                 prompt,
                 template_use(request.chat_template, default=reader.settings.chat_template),

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakValueDictionary
 
+from msgspec import structs
+
 from takeoff.call_formats import CallFormat
 from takeoff.errors import InvalidRequest, PreparerFailed
 from takeoff.ipc.channel import ChannelClosed
@@ -279,20 +281,18 @@ class Preparers:
         check_unicode(text)
         question = Prepare(next(self._ids), text, chat_template, max_tokens, keep_tokens, list(images))
         answer = await self._for(len(text) + sum(map(len, images))).ask(question)
-        assert isinstance(answer, Prepared)
-        return Prepared(
-            answer.ask_id, answer.token_ids, [self._held_once(placed) for placed in answer.images]
-        )
+        return self._with_images_once(answer)
 
-    async def prepare_chat(self, conversation: Conversation, max_tokens: int) -> Prepared:
+    async def prepare_chat(
+        self, conversation: Conversation, max_tokens: int, *, images: Sequence[bytes] = ()
+    ) -> Prepared:
         """A conversation as a prompt of at most `max_tokens` tokens. Raises as `prepare` does."""
-        size = 0
+        size = sum(map(len, images))
         for text in strings_of([conversation.messages, conversation.tools, conversation.template_values]):
             check_unicode(text)
             size += len(text)
-        answer = await self._for(size).ask(PrepareChat(next(self._ids), conversation, max_tokens))
-        assert isinstance(answer, Prepared)
-        return answer
+        question = PrepareChat(next(self._ids), conversation, max_tokens, list(images))
+        return self._with_images_once(await self._for(size).ask(question))
 
     async def tokenize(
         self, text: str, chat_template: TemplateUse, *, skip_special_tokens: bool, add_special_tokens: bool
@@ -354,10 +354,14 @@ class Preparers:
             self._grammars.popitem(last=False)
         return grammar
 
-    def _held_once(self, placed: PlacedImage) -> PlacedImage:
-        """The same image of several open requests is in memory once."""
-        image = self._images.setdefault(placed.image.digest, placed.image)
-        return PlacedImage(image, placed.place)
+    def _with_images_once(self, answer: Answer) -> Prepared:
+        """The prompt; the same image of several open requests is in memory once."""
+        assert isinstance(answer, Prepared)
+        images = [
+            PlacedImage(self._images.setdefault(placed.image.digest, placed.image), placed.place)
+            for placed in answer.images
+        ]
+        return structs.replace(answer, images=images)
 
     def _for(self, size: int) -> Preparer:
         """Who answers a question over so many characters, or bytes of images."""

@@ -16,6 +16,7 @@ from takeoff.http.answers import all_events, submit_all
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
+from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
 from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
@@ -46,8 +47,9 @@ class ChatBody(SamplingBody):
 
     messages: list[Any] = Field(
         description=f"1 to {MAX_MESSAGES} messages of the roles system, developer, user, assistant and tool, "
-        "their content a text or parts of the type text, which become its lines; an assistant's message at "
-        "the end is continued"
+        "their content a text or parts of the type text, which become its lines, and of a user's of the type "
+        f"image_url as well, up to {MAX_IMAGES} images as data: URLs, where the model reads images; an "
+        "assistant's message at the end is continued"
     )
     max_tokens: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="Most tokens of the answer; default: to the end of the context"
@@ -116,15 +118,21 @@ class ChatBody(SamplingBody):
         self._tool_use = tool_use(
             self.tools or [], self.tool_choice, is_parallel=is_parallel, lenient=lenient
         )
+        images: list[bytes] = []
         conversation = Conversation(
-            messages=checked_messages(self.messages, lenient=lenient),
+            messages=checked_messages(self.messages, lenient=lenient, images=images),
             tools=[] if self._tool_use is None else self._tool_use.told,
             template_values=self.chat_template_kwargs or {},
             reasoning_effort=self.reasoning_effort,
         )
         logprobs = self._num_logprobs()
         return [
-            Request(prompt=conversation, sampling=replace(sampling, logprobs=logprobs), group=self.group)
+            Request(
+                prompt=conversation,
+                sampling=replace(sampling, logprobs=logprobs),
+                group=self.group,
+                images=tuple(images),
+            )
             for sampling in self.samplings(self._max_tokens())
         ]
 

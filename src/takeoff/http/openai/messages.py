@@ -9,6 +9,7 @@ from typing import Any
 
 from takeoff.errors import InvalidRequest
 from takeoff.http.openai.fields import refuse_unknown
+from takeoff.http.openai.images import MAX_IMAGES, image_of
 
 MAX_MESSAGES = 4_096
 MAX_PARTS = 1_024  # of one message
@@ -24,19 +25,28 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "tool": ("content", "name", "tool_call_id"),
 }
 PART_FIELDS = ("type", "text", "prompt_cache_breakpoint")  # the last is harmless: what is reused is found
+IMAGE_FIELDS = ("type", "image_url", "prompt_cache_breakpoint")
 # What answers have and histories bring back: taken where it says nothing.
 EMPTY_ONLY = ("refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning_content")
 
 
-def checked_messages(messages: Sequence[Any], *, lenient: bool) -> list[dict[str, Any]]:
+def checked_messages(
+    messages: Sequence[Any], *, lenient: bool, images: list[bytes] | None = None
+) -> list[dict[str, Any]]:
     """The messages, of known roles and shapes.
+
+    The files of a user's images are added to `images`, and a part of the type image stands in their place;
+    without `images` they are refused.
 
     Raises:
         InvalidRequest: `param` is the place, as in `messages[1].content[0]`.
     """
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidRequest(f"1 to {MAX_MESSAGES} messages, got {len(messages)}", param="messages")
-    checked = [_message(message, f"messages[{i}]", lenient=lenient) for i, message in enumerate(messages)]
+    files = _Files(images)
+    checked = [
+        _message(message, f"messages[{i}]", files, lenient=lenient) for i, message in enumerate(messages)
+    ]
     if checked[-1]["role"] == "assistant" and "tool_calls" in checked[-1]:
         raise InvalidRequest(
             "an assistant's last message is continued, and one with calls can't be",
@@ -46,19 +56,42 @@ def checked_messages(messages: Sequence[Any], *, lenient: bool) -> list[dict[str
     return checked
 
 
-def _message(message: Any, at: str, *, lenient: bool) -> dict[str, Any]:
+class _Files:
+    """Where the images of a conversation are gathered, if they may be there."""
+
+    def __init__(self, images: list[bytes] | None) -> None:
+        self._images = images
+
+    @property
+    def kinds(self) -> str:
+        """Of parts that are read, in words."""
+        return "type text" if self._images is None else "types text and image_url"
+
+    def take(self, part: dict[str, Any], at: str, *, lenient: bool) -> bool:
+        """Whether `part` is an image that may be there; then it is added."""
+        if self._images is None or part.get("type") != "image_url":
+            return False
+        refuse_unknown(part.keys() - set(IMAGE_FIELDS), IMAGE_FIELDS, lenient=lenient, inside=at)
+        if len(self._images) == MAX_IMAGES:
+            raise InvalidRequest(f"at most {MAX_IMAGES} images in a conversation", param=at)
+        self._images.append(image_of(part, at, lenient=lenient))
+        return True
+
+
+def _message(message: Any, at: str, files: _Files, *, lenient: bool) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise _wrong(at, "an object", message)
     role = message.get("role")
     if not isinstance(role, str) or role not in FIELDS:
         raise _wrong(f"{at}.role", f"one of {', '.join(FIELDS)}", role)
     honoured = FIELDS[role]
+    files = files if role == "user" else _Files(None)
     result: dict[str, Any] = {"role": role}
     unknown = []
     for name, value in message.items():
         if name in honoured:
             if value is not None:
-                result[name] = _checked(name, value, f"{at}.{name}", lenient=lenient)
+                result[name] = _checked(name, value, f"{at}.{name}", files, lenient=lenient)
         elif name in EMPTY_ONLY:
             if value:
                 raise InvalidRequest(f"{at}.{name} is not supported", param=f"{at}.{name}")
@@ -74,10 +107,10 @@ def _message(message: Any, at: str, *, lenient: bool) -> dict[str, Any]:
     return result
 
 
-def _checked(name: str, value: Any, at: str, *, lenient: bool) -> Any:
+def _checked(name: str, value: Any, at: str, files: _Files, *, lenient: bool) -> Any:
     match name:
         case "content":
-            return _content(value, at, lenient=lenient)
+            return _content(value, at, files, lenient=lenient)
         case "tool_calls":
             return _calls(value, at, lenient=lenient)
         case "reasoning_content":
@@ -85,7 +118,7 @@ def _checked(name: str, value: Any, at: str, *, lenient: bool) -> Any:
     return _short(value, at)
 
 
-def _content(content: Any, at: str, *, lenient: bool) -> Any:
+def _content(content: Any, at: str, files: _Files, *, lenient: bool) -> Any:
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not 1 <= len(content) <= MAX_PARTS:
@@ -95,9 +128,12 @@ def _content(content: Any, at: str, *, lenient: bool) -> Any:
         place = f"{at}[{i}]"
         if not isinstance(part, dict):
             raise _wrong(place, "an object", part)
+        if files.take(part, place, lenient=lenient):
+            parts.append({"type": "image"})
+            continue
         kind = part.get("type")
         if kind != "text":
-            message = f"{place}: only parts of the type text are read, not {reprlib.repr(kind)}"
+            message = f"{place}: only parts of the {files.kinds} are read, not {reprlib.repr(kind)}"
             raise InvalidRequest(message, param=f"{place}.type")
         refuse_unknown(part.keys() - set(PART_FIELDS), PART_FIELDS, lenient=lenient, inside=place)
         parts.append({"type": "text", "text": _text(part.get("text"), f"{place}.text")})

@@ -155,7 +155,11 @@ class SamplingBody(ConstrainedBody):
             yield
         except (InvalidRequest, NotFound) as exc:
             constraint = self.constraint()
-            names: dict[str | None, str] = {None: self.prompt_field, "group": "model"}
+            names: dict[str | None, str] = {
+                None: self.prompt_field,
+                "group": "model",
+                "image_data": self.prompt_field,
+            }
             if constraint is not None:
                 field, tried = constraint
                 names[tried.kind.value] = field
