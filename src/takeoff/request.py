@@ -39,7 +39,9 @@ class ConstraintKind(StrEnum):
     REGEX = "regex"
     JSON_SCHEMA = "json_schema"
     GRAMMAR = "grammar"  # Lark, or GBNF
-    TOOLS = "tools"  # JSON: `tools`, each `name` and `parameters`; `is_required`; `is_parallel`
+    # JSON: `tools`, each `name` and `parameters`; `is_required`; `is_parallel`; and perhaps `response`, the
+    # schema, as JSON, of an answer without calls
+    TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True)

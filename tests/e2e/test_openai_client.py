@@ -257,6 +257,26 @@ def test_fifty_of_fifty_required_calls_are_valid(server_url: str) -> None:
             jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
 
 
+def test_an_answer_with_tools_and_a_format_is_a_valid_call_or_valid_json(server_url: str) -> None:
+    yes_or_no = {"type": "string", "enum": ["Yes, it is.", "No, it is not."]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": yes_or_no}}
+    asked: dict[str, Any] = {"model": "primary", "tools": TOOLS, "response_format": form, "max_tokens": 200}
+    reasons = []
+    with chatter(server_url) as client:
+        for prompt in (ASKS[0].format("Rome"), ASKS[1].format("Oslo"), "Is it cold?", "Is 2 odd?"):
+            messages: Any = [{"role": "user", "content": prompt}]
+            for bias in ({}, {"18": 100}):  # of a quote, with which only the text begins
+                create = client.chat.completions.create
+                (choice,) = create(**asked, messages=messages, logit_bias=bias, seed=1).choices
+                for call in choice.message.tool_calls or []:
+                    arguments = json.loads(call.function.arguments)
+                    jsonschema.validate(arguments, SCHEMAS[call.function.name])
+                if not choice.message.tool_calls:
+                    jsonschema.validate(json.loads(str(choice.message.content)), yes_or_no)
+                reasons.append(choice.finish_reason)
+    assert set(reasons) == {"tool_calls", "stop"}
+
+
 def test_a_named_call_streamed_is_the_whole_one_and_its_result_can_be_told(server_url: str) -> None:
     messages: list[Any] = [{"role": "user", "content": "How is the weather in Oslo?"}]
     asked: dict[str, Any] = {"model": "primary", "tools": TOOLS, "temperature": 0, "max_tokens": 60}

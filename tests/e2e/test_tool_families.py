@@ -9,7 +9,7 @@ import pytest
 from tests.http.door import FakeService, post
 from tests.prepare.family_vocabulary import write_family_vocabulary
 from tests.prepare.test_conversation import TEMPLATES
-from tests.prepare.test_tool_grammar import FAMILY, NOW, RIGHT, WEATHER, answer, tools_constraint
+from tests.prepare.test_tool_grammar import FAMILY, NOW, PERSON, RIGHT, WEATHER, answer, tools_constraint
 
 from takeoff.call_formats import SYNTAX, CallFormat
 from takeoff.engine.constraint import ConstraintCompiler
@@ -54,10 +54,35 @@ def test_token_ids_become_calls(families: Tokenizer, format_: CallFormat, choice
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def completed(tokenizer: Tokenizer, text: str, choice: str) -> list[str]:
+@pytest.mark.parametrize("format_", CallFormat)
+def test_token_ids_become_a_call_or_json(families: Tokenizer, format_: CallFormat) -> None:
+    families.chat_template = TEMPLATES[FAMILY[format_]]
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "tools": [{"type": "function", "function": function} for function in (WEATHER, NOW)],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": PERSON}},
+    }
+
+    def said(text: str) -> dict[str, Any]:
+        service = FakeService(completed(families, text, "auto", PERSON))
+        service.call_format = format_
+        return dict(post(service, "/v1/chat/completions", **body).json["choices"][0])
+
+    called = said(answer(format_, RIGHT))
+    assert called["finish_reason"] == "tool_calls"
+    (call,) = called["message"]["tool_calls"]
+    assert (call["function"]["name"], call["function"]["arguments"]) == RIGHT
+    told = said('{"name": "weather", "friend": {"name": "Jo"}}')
+    assert told["finish_reason"] == "stop"
+    assert told["message"]["content"] == '{"name": "weather", "friend": {"name": "Jo"}}'
+    assert "tool_calls" not in told["message"]
+
+
+def completed(tokenizer: Tokenizer, text: str, choice: str, response: Any = None) -> list[str]:
     """What the engine sends of a model that says `text`, each token of which its constraint allows."""
     vocabulary = tokenizer.for_constraints()
-    grammar = ConstraintTrial(vocabulary, tokenizer).grammar(tools_constraint([WEATHER, NOW], choice))
+    constraint = tools_constraint([WEATHER, NOW], choice, response=response)
+    grammar = ConstraintTrial(vocabulary, tokenizer).grammar(constraint)
     state = ConstraintCompiler(vocabulary, tokenizer.n_vocab).compile(grammar)
     stream = TextStream(lambda each: b"" if tokenizer.is_control(each) else tokenizer.piece(each), (), ())
     pieces = []

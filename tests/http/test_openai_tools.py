@@ -88,6 +88,18 @@ def test_the_choice_says_what_may_be_called(body: dict[str, Any], wanted: Constr
     ]
 
 
+def test_json_may_stand_in_place_of_calls_unless_they_are_required() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    _, found = asked(response_format=form)
+    _, without = asked()
+    assert found is not None
+    assert without is not None
+    assert json.loads(found.source) == {**json.loads(without.source), "response": json.dumps(SCHEMA)}
+    assert asked(response_format=form, tool_choice="required") == asked(tool_choice="required")
+    _, of_text = asked(response_format=form, tool_choice="none")
+    assert of_text == Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMA))
+
+
 @pytest.mark.parametrize(
     "body", [{"tool_choice": "none"}, {"tools": []}, {"tools": None, "tool_choice": "auto"}]
 )
@@ -119,7 +131,7 @@ def test_without_tools_nothing_is_told_and_nothing_constrained(body: dict[str, A
         ({"tool_choice": "always"}, "tool_choice", "got 'always'"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "names 'x'"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice", "there are no tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "both given"),
+        ({"regex": "a"}, "regex", "both given"),
     ],
 )
 def test_what_cannot_be_called_is_refused_with_its_place(body: dict[str, Any], param: str, says: str) -> None:

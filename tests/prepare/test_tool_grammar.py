@@ -50,9 +50,11 @@ def accepts(families: Tokenizer) -> Accepts:
     """Whether a whole answer is one that the grammar lets a model end with."""
     vocabulary = families.for_constraints()
 
-    def check(format_: CallFormat, text: str, choice: str = "auto", *, parallel: bool = True) -> bool:
+    def check(
+        format_: CallFormat, text: str, choice: str = "auto", *, parallel: bool = True, response: Any = None
+    ) -> bool:
         families.chat_template = TEMPLATES[FAMILY[format_]]
-        constraint = tools_constraint([WEATHER, NOW], choice, parallel=parallel)
+        constraint = tools_constraint([WEATHER, NOW], choice, parallel=parallel, response=response)
         grammar = ConstraintTrial(vocabulary, families).grammar(constraint)
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
         assert not matcher.is_error(), matcher.get_error()
@@ -62,8 +64,16 @@ def accepts(families: Tokenizer) -> Accepts:
     return check
 
 
-def tools_constraint(tools: list[Any], choice: str, *, parallel: bool = True) -> Constraint:
-    source = {"tools": tools, "is_required": choice == "required", "is_parallel": parallel}
+def tools_constraint(
+    tools: list[Any], choice: str, *, parallel: bool = True, response: Any = None
+) -> Constraint:
+    source: dict[str, Any] = {
+        "tools": tools,
+        "is_required": choice == "required",
+        "is_parallel": parallel,
+    }
+    if response is not None:
+        source["response"] = json.dumps(response)
     return Constraint(ConstraintKind.TOOLS, json.dumps(source))
 
 
@@ -146,6 +156,64 @@ def test_a_call_spelt_in_another_way_is_held_to_the_schema_too(accepts: Accepts,
     assert not accepts(
         format_, spelt + "weather" + syntax.middle + '{"town": 1}' + syntax.closing + syntax.end
     )
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "friend": {"$ref": "#"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("format_", CallFormat)
+def test_json_of_a_schema_may_stand_in_place_of_calls(accepts: Accepts, format_: CallFormat) -> None:
+    def check(text: str, **more: Any) -> bool:
+        return accepts(format_, text, response=PERSON, **more)
+
+    for text in ('{"name": "weather"}', '{"name":"Jo","friend":{"name": "n"}}', '{\n"name": "a"}'):
+        assert check(text)
+    for text in ('{"friend": {"name": "n"}}', '{"name": "weather", "arguments": {}}', "Hello", ""):
+        assert not check(text)
+    several = answer(format_, RIGHT, ("now", "{}"))
+    assert check(answer(format_, RIGHT))
+    assert check(several) is (SYNTAX[format_].between is not None)
+    assert not check(several, parallel=False)
+    for call in (WRONG, UNKNOWN):
+        assert not check(answer(format_, call))
+    assert not check("Let me see.\n" + answer(format_, RIGHT))
+    assert not check(answer(format_, RIGHT) + '{"name": "a"}')
+
+
+OPEN = {"type": "object"}
+LIKE_A_CALL = {**PERSON, "properties": {"name": {}, "arguments": {}, "parameters": {}}}
+MAY_BE = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/a"}]}
+OBJECTS = {CallFormat.LLAMA3, CallFormat.JSON}
+
+
+@pytest.mark.parametrize("format_", CallFormat)
+@pytest.mark.parametrize(
+    ("response", "unclear"),
+    [
+        (OPEN, OBJECTS),
+        ({}, {*OBJECTS, CallFormat.MISTRAL}),
+        (LIKE_A_CALL, OBJECTS),
+        ({**MAY_BE, "$defs": {"a": OPEN}}, OBJECTS),
+        ({**MAY_BE, "$defs": {"a": PERSON | {"properties": {"name": {}}}}}, set()),
+        ({"enum": ["a", {"name": "a"}]}, set()),
+        ({"const": [1]}, {CallFormat.MISTRAL}),
+        ({"type": ["number", "array"]}, {CallFormat.MISTRAL}),
+    ],
+)
+def test_json_that_could_be_taken_for_a_call_is_refused(
+    accepts: Accepts, format_: CallFormat, response: Any, unclear: set[CallFormat]
+) -> None:
+    if format_ not in unclear:
+        assert accepts(format_, answer(format_, RIGHT), response=response)
+        return
+    with pytest.raises(InvalidRequest, match="can't be told from a call") as caught:
+        accepts(format_, "", response=response)
+    assert caught.value.param == "tools"
 
 
 def test_a_tool_whose_schema_cannot_be_enforced_is_refused_by_its_name(

@@ -15,6 +15,7 @@ from llguidance import LLMatcher, LLTokenizer
 from takeoff.call_formats import SYNTAX, call_format_of
 from takeoff.errors import InvalidRequest
 from takeoff.models.guidance import new_matcher
+from takeoff.prepare.calls_or_json import calls_or_json
 from takeoff.prepare.json_schema import OWN_KEY, SchemaError, enforceable
 from takeoff.prepare.lark import lark_of
 from takeoff.prepare.regex import whole_match
@@ -124,6 +125,7 @@ class ConstraintTrial:
         tools: list[dict[str, Any]],
         is_required: bool,
         is_parallel: bool,
+        response: str | None = None,
     ) -> str:
         """The grammar of an answer that calls `tools`, in the format of the model's template.
 
@@ -131,21 +133,26 @@ class ConstraintTrial:
             ValueError: a tool's schema can't be enforced; its name is told.
         """
         assert self._vocabulary is not None, "given where tools are called"
-        checked = []
-        for tool in tools:
-            try:
-                schema = enforceable(tool["parameters"])
-                grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OVERRIDES)
-            except ValueError as exc:
-                raise ValueError(f"the parameters of {tool['name']!r}: {exc}") from exc
-            error = LLMatcher.validate_grammar(grammar, self._tokenizer)
-            if error:
-                raise ValueError(f"the parameters of {tool['name']!r}: {_without_state(error)}")
-            checked.append({"name": tool["name"], "parameters": schema})
+        checked = [
+            {
+                "name": tool["name"],
+                "parameters": self._enforced(tool["parameters"], f"the parameters of {tool['name']!r}"),
+            }
+            for tool in tools
+        ]
         syntax = SYNTAX[call_format_of(self._vocabulary.chat_template)]
         control_id = self._vocabulary.find(syntax.control_text) if syntax.control_text else None
         if control_id is not None and not self._vocabulary.is_control(control_id):
             control_id = None
+        if response is not None:
+            return calls_or_json(
+                checked,
+                self._enforced(json.loads(response), "the response's schema"),
+                syntax,
+                control_id=control_id,
+                is_parallel=is_parallel,
+                written=_with_overrides,
+            )
         return tool_grammar(
             checked,
             syntax,
@@ -153,8 +160,28 @@ class ConstraintTrial:
             is_required=is_required,
             is_parallel=is_parallel,
             never_first=own_opening(thought),
-            written=lambda schema: json.dumps({**schema, OWN_KEY: _OVERRIDES}),
+            written=_with_overrides,
         )
+
+    def _enforced(self, schema: Any, what: str) -> dict[str, Any]:
+        """A schema of `what`, which the caller combines with others, as it can be enforced.
+
+        Raises:
+            ValueError: it can't.
+        """
+        try:
+            became = enforceable(schema)
+            grammar = LLMatcher.grammar_from_json_schema(became, overrides=_OVERRIDES)
+        except ValueError as exc:
+            raise ValueError(f"{what}: {exc}") from exc
+        error = LLMatcher.validate_grammar(grammar, self._tokenizer)
+        if error:
+            raise ValueError(f"{what}: {_without_state(error)}")
+        return became
+
+
+def _with_overrides(schema: dict[str, Any]) -> str:
+    return json.dumps({**schema, OWN_KEY: _OVERRIDES})
 
 
 def _without_state(error: str) -> str:

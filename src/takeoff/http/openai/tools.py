@@ -28,12 +28,12 @@ class ToolUse:
     is_required: bool
     is_parallel: bool
 
-    def constraint(self) -> Constraint:
-        """Of an answer that calls them, or may."""
+    def constraint(self, response: str | None = None) -> Constraint:
+        """Of an answer that calls them, or may; if not it is JSON of the schema `response`, which is JSON."""
         functions = [
             tool["function"] for tool in self.told if tool["function"]["name"] in self.callable_names
         ]
-        source = {
+        source: dict[str, Any] = {
             "tools": [
                 {"name": each["name"], "parameters": each.get("parameters", _NO_PARAMETERS)}
                 for each in functions
@@ -41,6 +41,8 @@ class ToolUse:
             "is_required": self.is_required,
             "is_parallel": self.is_parallel,
         }
+        if response is not None and not self.is_required:
+            source["response"] = response
         return Constraint(ConstraintKind.TOOLS, json.dumps(source))
 
 
