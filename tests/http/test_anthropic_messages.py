@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.http.door import Answer, FakeService, Script, ask, broken_script, make_door, post
+from typer.testing import CliRunner
 
+from takeoff.cli.config import config_app
 from takeoff.http.anthropic.answers import message_events, message_of
+from takeoff.http.anthropic.bodies import HARMLESS, CountTokensBody, MessagesBody
+from takeoff.http.anthropic.messages import BLOCKS
+from takeoff.http.anthropic.reference import anthropic_page
 from takeoff.request import (
     Constraint,
     ConstraintKind,
@@ -19,6 +25,7 @@ from takeoff.request import (
     SamplingParams,
 )
 
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "anthropic.md"
 PATH = "/v1/messages"
 COUNT = f"{PATH}/count_tokens"
 HELLO = {"role": "user", "content": "Hello"}
@@ -621,3 +628,24 @@ def test_a_count_refuses_as_a_message_does() -> None:
     assert "unknown field 'max_tokens'" in message_of_error(answer)
     answer = post(FakeService(), COUNT, messages=[HELLO], model="claude")
     assert message_of_error(answer, 404, "not_found_error").startswith("model: ")
+
+
+# --- The reference ---
+
+
+def test_the_reference_is_up_to_date() -> None:
+    page = anthropic_page()
+    assert PAGE.read_text() == page, "takeoff config reference anthropic > docs/reference/anthropic.md"
+    assert CliRunner().invoke(config_app, ["reference", "anthropic"]).stdout == page
+
+
+def test_the_reference_has_every_field_and_block() -> None:
+    page = anthropic_page()
+    for body in (MessagesBody, CountTokensBody):
+        for name in (*body.model_fields, *body.unserved):
+            assert f"| `{name}` | " in page
+    for name in BLOCKS:
+        assert f"| block `{name}` in " in page
+    assert MessagesBody.model_fields.keys() >= HARMLESS
+    assert "| `metadata` | harmless | " in page
+    assert '| `service_tier` | refused | but for `null`, `"auto"`, `"standard_only"` |' in page

@@ -30,12 +30,13 @@ class Page(StrEnum):
 
     SETTINGS = "settings"
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 @config_app.command()
 def reference(
     page: Annotated[
-        Page, typer.Argument(help="Of the settings, or of the OpenAI API's fields")
+        Page, typer.Argument(help="Of the settings, or of the fields of OpenAI's or Anthropic's API")
     ] = Page.SETTINGS,
 ) -> None:
     """Print a reference page, as Markdown."""
@@ -43,6 +44,11 @@ def reference(
         from takeoff.http.openai.reference import openai_page
 
         sys.stdout.write(openai_page())
+        return
+    if page is Page.ANTHROPIC:
+        from takeoff.http.anthropic.reference import anthropic_page
+
+        sys.stdout.write(anthropic_page())
         return
     from takeoff.cli.reference import reference_page
 

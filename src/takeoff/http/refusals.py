@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from takeoff.errors import InvalidRequest, Overloaded, TakeoffError, Unauthorized
 
 # The kinds of Anthropic's API that a status has; of the others it is ours, or the client's.
-_ANTHROPIC_KINDS = {
+ANTHROPIC_KINDS = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -56,7 +56,7 @@ def validation_response(path: str, errors: Sequence[dict[str, Any]]) -> Response
 
 def anthropic_error_body(exc: TakeoffError, request_id: str) -> dict[str, Any]:
     """An error in Anthropic's shape. It has no place for the field, so the message begins with it."""
-    kind = _ANTHROPIC_KINDS.get(exc.status, "api_error" if exc.status >= 500 else "invalid_request_error")
+    kind = ANTHROPIC_KINDS.get(exc.status, "api_error" if exc.status >= 500 else "invalid_request_error")
     is_named = exc.param is None or exc.param in exc.told
     message = exc.told if is_named else f"{exc.param}: {exc.told}"
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}

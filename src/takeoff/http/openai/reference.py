@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Sequence
 
 from takeoff.call_formats import MAX_ANSWER_CALLS
 from takeoff.http.openai.chat import ChatBody
@@ -63,17 +64,22 @@ constraints are. Arguments of the past that are no JSON object are given to the 
 
 def openai_page() -> str:
     """The page."""
-    tables = "\n\n".join(_section(path, body) for path, body in _BODIES.items())
+    tables = "\n\n".join(fields_section(path, body, HARMLESS) for path, body in _BODIES.items())
     return _PAGE.format(tables=tables, max_calls=MAX_ANSWER_CALLS)
 
 
-def _section(path: str, body: type[OpenAIBody]) -> str:
+def fields_section(path: str, body: type[OpenAIBody], harmless: Collection[str]) -> str:
+    """The fields of the route `path`, and their classes; those of `harmless` that it declares are so."""
     rows = [("field", "class", "meaning"), ("---", "---", "---")]
     for name, field in sorted(body.model_fields.items()):
-        rows.append((f"`{name}`", "harmless" if name in HARMLESS else "honoured", str(field.description)))
+        rows.append((f"`{name}`", "harmless" if name in harmless else "honoured", str(field.description)))
     for name, unserved in sorted(body.unserved.items()):
         values = ", ".join(f"`{json.dumps(value)}`" for value in unserved.harmless)
         instead = f"; {unserved.instead}" if unserved.instead else ""
         rows.append((f"`{name}`", "refused", f"but for {values}{instead}"))
-    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return f"## {path}\n\n{table}"
+    return f"## {path}\n\n{table_of(rows)}"
+
+
+def table_of(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, the first two the head, as a table of Markdown."""
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
