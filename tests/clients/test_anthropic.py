@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import requests
+from tests.cli.test_serve import serving
 from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment, Raised
+from tests.e2e.test_thinking_server import TEMPLATE
 
 from takeoff.http.anthropic.bodies import CountTokensBody, MessagesBody, PromptBody
 
@@ -54,8 +59,8 @@ Call = Callable[..., Any]
 def call(environment: Callable[[str], Environment], doors: Doors) -> Call:
     """Calls a function of anthropic_calls.py with a body."""
 
-    def call(name: str, *args: object, port: int = doors.front, **body: object) -> Any:
-        settings = {"base_url": f"{HOST}:{port}", "api_key": "any", "max_retries": 0}
+    def call(name: str, *args: object, url: str = f"{HOST}:{doors.front}", **body: object) -> Any:
+        settings = {"base_url": url, "api_key": "any", "max_retries": 0}
         asked = {"model": "primary", "messages": [HI], **body}
         if "count" not in name:
             asked = {"max_tokens": 24, "extra_body": GREEDY, **asked}
@@ -151,7 +156,7 @@ def test_the_stop_sequence_that_was_met_is_told(call: Call, sequences: list[str]
 
 
 def test_the_door_of_openais_api_has_it_too(call: Call, doors: Doors) -> None:
-    assert text_of(call("create", port=doors.openai)) == HELLO
+    assert text_of(call("create", url=f"{HOST}:{doors.openai}")) == HELLO
 
 
 # --- Tools and schemas ---
@@ -207,6 +212,47 @@ def test_an_agent_with_all_that_it_sends_is_answered(call: Call) -> None:
     message = call("beta_stream", **body, metadata={"user_id": "user_1_account__session_2"}, max_tokens=40)
     assert message["content"]
     assert num_input_tokens(message) == call("beta_count", **body)
+
+
+# --- Thoughts ---
+
+
+@pytest.fixture(scope="module")
+def thinker(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server whose model's template opens thoughts."""
+    path = tmp_path_factory.mktemp("thinking") / "thinking.gguf"
+    script = "gguf.scripts.gguf_new_metadata"
+    command = [sys.executable, "-m", script, "--chat-template", TEMPLATE, str(smollm2_path), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    with serving("--model", str(path), "--port", "0", "--max-slots", "2", "--context", "512") as server:
+        yield server.wait_ready()
+
+
+def test_what_a_model_thinks_is_a_block_of_its_own(call: Call, thinker: str) -> None:
+    budget = {"type": "enabled", "budget_tokens": 1_024}
+    message = call("create", url=thinker, thinking=budget)
+    (block,) = message["content"]
+    assert block["type"] == "thinking"
+    assert block["thinking"].strip()
+    assert message["stop_reason"] == "max_tokens"
+    assert message["usage"]["output_tokens_details"]["thinking_tokens"] == 24
+    streamed = call("stream", url=thinker, thinking=budget)
+    assert same(streamed["message"]) == same(message)
+    assert "thinking" in streamed["kinds"]
+
+
+def test_a_model_that_can_leave_thinking_is_told_to(call: Call, thinker: str) -> None:
+    disabled = {"type": "disabled"}
+    assert text_of(call("create", url=thinker, thinking=disabled))
+    with_thought = call("count", url=thinker)
+    assert call("count", url=thinker, thinking=disabled) > with_thought
+
+
+def test_a_model_that_does_not_think_refuses_to_by_the_field(call: Call) -> None:
+    assert text_of(call("create", thinking={"type": "disabled"})) == HELLO
+    with pytest.raises(Raised, match=r"thinking: .* its model does not think") as caught:
+        call("create", thinking={"type": "enabled", "budget_tokens": 1_024})
+    assert caught.value.type == "BadRequestError"
 
 
 # --- Counting ---

@@ -12,7 +12,8 @@ from tests.http.door import Answer, FakeService, Script, ask, broken_script, mak
 from typer.testing import CliRunner
 
 from takeoff.cli.config import config_app
-from takeoff.http.anthropic.answers import message_events, message_of
+from takeoff.errors import InvalidRequest
+from takeoff.http.anthropic.answers import Asked, message_events, message_of
 from takeoff.http.anthropic.bodies import HARMLESS, CountTokensBody, MessagesBody
 from takeoff.http.anthropic.messages import BLOCKS
 from takeoff.http.anthropic.reference import anthropic_page
@@ -24,6 +25,7 @@ from takeoff.request import (
     Request,
     SamplingParams,
 )
+from takeoff.thoughts import ThoughtFormat, ThoughtStart
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "anthropic.md"
 PATH = "/v1/messages"
@@ -248,6 +250,36 @@ def test_what_chooses_the_tokens_is_handed_on() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("thinking", "effort", "told_effort", "values"),
+    [
+        (None, None, None, {}),
+        ("adaptive", None, None, {}),
+        ("adaptive", "high", None, {"reasoning_effort": "high"}),
+        (None, "low", "low", {}),
+        ("disabled", None, "none", {}),
+        ("disabled", "high", "none", {}),
+        ("enabled", None, "medium", {}),
+        ("enabled", "max", "max", {}),
+    ],
+)
+def test_how_hard_to_think_is_told_to_the_template(
+    thinking: str | None, effort: str | None, told_effort: str | None, values: dict[str, Any]
+) -> None:
+    kind = {"type": thinking} | ({"budget_tokens": 1_024} if thinking == "enabled" else {})
+    prompt = conversation(thinking=kind if thinking else None, output_config={"effort": effort})
+    assert (prompt.reasoning_effort, prompt.template_values) == (told_effort, values)
+
+
+@pytest.mark.parametrize(("effort", "field"), [(None, "thinking"), ("max", "output_config.effort")])
+def test_a_thought_that_the_model_cannot_have_is_refused_by_the_field(effort: str | None, field: str) -> None:
+    service = FakeService()
+    service.refusal = InvalidRequest("its model does not think", param="reasoning_effort")
+    thinking = {"type": "enabled", "budget_tokens": 1_024}
+    answer = post(service, PATH, **sent(thinking=thinking, output_config={"effort": effort}))
+    assert message_of_error(answer) == f"{field}: its model does not think"
+
+
 def use_of(*names: str, is_required: bool, is_parallel: bool = True) -> Constraint:
     schemas = {"weather": SCHEMA, "now": {"type": "object"}}
     source = {
@@ -373,9 +405,15 @@ def test_what_an_agent_sends_is_taken() -> None:
         ({"container": "c"}, "container is not supported"),
         ({"mcp_servers": [{}]}, "mcp_servers is not supported"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management is not"),
-        ({"output_config": {"effort": "low"}}, "output_config.effort: Input should be 'high'"),
+        ({"output_config": {"effort": "hard"}}, "output_config.effort: Input should be 'low', 'medium'"),
+        (
+            {"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}},
+            "output_config.effort is 'low', and thinking is disabled",
+        ),
+        ({"output_config": {"task_budget": {}}}, "output_config.task_budget: Input should be None"),
         ({"output_config": {"format": {"type": "grammar"}}}, "output_config.format.type: Input should be"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.type: Input should be"),
+        ({"thinking": {"type": "enabled"}}, "thinking.enabled.budget_tokens: Field required"),
+        ({"thinking": {"type": "between_tools"}}, "thinking: Input tag 'between_tools'"),
         ({"system": [{"type": "image"}]}, "system[0]: only blocks of the type text are read, not 'image'"),
         ({"system": 5}, "system must be a text or up to 1024 blocks, got 5"),
         ({"metadata": {"user_id": 5}}, "metadata.user_id: Input should be a valid string"),
@@ -512,6 +550,24 @@ def test_a_stream_put_together_is_the_whole_answer(name: str) -> None:
     assert without_ids(put_together(events_of(streamed))) == whole
 
 
+@pytest.mark.parametrize(("display", "shown"), [("summarized", "Three?\nYes."), ("omitted", "")])
+def test_a_thought_is_a_block_of_its_own(display: str, shown: str) -> None:
+    script = ("Three?", "\nYes.", "\n</think>", "\n\nThree.", CALL)
+    body = sent(tools=[WEATHER], thinking={"type": "adaptive", "display": display})
+    messages = []
+    for stream in (False, True):
+        service = FakeService(script)
+        service.thought = ThoughtStart(format=ThoughtFormat.TAGS, is_open=True)
+        answer = post(service, PATH, **body, stream=stream)
+        messages.append(without_ids(put_together(events_of(answer)) if stream else answer.json))
+    assert messages[0] == messages[1]
+    assert messages[0]["content"] == [
+        {"type": "thinking", "thinking": shown, "signature": ""},
+        {"type": "text", "text": "Three."},
+        {"type": "tool_use", "name": "weather", "input": {"city": "Genève}"}},
+    ]
+
+
 def test_each_call_has_an_id_of_its_own() -> None:
     content = post(FakeService((CALL, CALL)), PATH, **sent(tools=[WEATHER])).json["content"]
     ids = [block["id"] for block in content]
@@ -589,9 +645,7 @@ def test_a_stream_that_waits_pings() -> None:
         service.gate = asyncio.Event()
         request = Request(prompt=Conversation(messages=[HELLO]), sampling=SamplingParams())
         generation = await service.generate(request)
-        events = message_events(
-            message_of("m"), generation, has_tools=False, max_tokens=9, request_id="r", ping_s=0.01
-        )
+        events = message_events(message_of("m"), generation, Asked(max_tokens=9), request_id="r", ping_s=0.01)
         told = [await anext(events), await anext(events)]
         service.gate.set()
         return [*told, *[event async for event in events if b"ping" not in event]]

@@ -7,6 +7,7 @@ import secrets
 import string
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,7 +24,22 @@ from takeoff.request import FinishReason, TokenEvent
 
 PING_S = 15.0  # a stream is silent no longer, so that no proxy takes it for dead
 
+# kind of block -> kind of its deltas, and the name of their text
+_DELTAS = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "tool_use": ("input_json_delta", "partial_json"),
+}
 _ID_CHARACTERS = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a request says of how its answer is told."""
+
+    max_tokens: int
+    has_tools: bool = False  # it may be calls
+    shows_thoughts: bool = True  # else the blocks of thoughts are empty
 
 
 def message_of(model: str) -> dict[str, Any]:
@@ -54,12 +70,10 @@ def whole_message(
     head: dict[str, Any],
     generation: Generation,
     events: Iterable[TokenEvent],
-    *,
-    has_tools: bool,
-    max_tokens: int,
+    asked: Asked,
 ) -> dict[str, Any]:
     """The message that `events` make, as a stream of it would be put together."""
-    reader = AnswerReader(generation, has_tools=has_tools)
+    reader = AnswerReader(generation, has_tools=asked.has_tools)
     content: list[dict[str, Any]] = []
     texts: list[list[str]] = []
     end: dict[str, Any] = {}
@@ -68,10 +82,9 @@ def whole_message(
             if not content or not _goes_on(content[-1], piece):
                 content.append(_block(piece))
                 texts.append([])
-            if not isinstance(piece, Begun):
-                texts[-1].append(piece.text)
+            texts[-1].append(_text(piece, asked))
         if event.finish_reason is not None:
-            end = _end(event, generation, max_tokens, has_calls=reader.num_calls > 0)
+            end = _end(event, generation, asked.max_tokens, has_calls=reader.num_calls > 0)
     for block, parts in zip(content, texts, strict=True):
         text = "".join(parts)
         if block["type"] == "tool_use":
@@ -84,15 +97,14 @@ def whole_message(
 async def message_events(
     head: dict[str, Any],
     generation: Generation,
+    asked: Asked,
     *,
-    has_tools: bool,
-    max_tokens: int,
     request_id: str,
     ping_s: float = PING_S,
 ) -> AsyncGenerator[bytes, None]:
     """The message as events; an error travels as one. After `ping_s` without any comes a ping."""
-    reader = AnswerReader(generation, has_tools=has_tools)
-    blocks = BlockEvents()
+    reader = AnswerReader(generation, has_tools=asked.has_tools)
+    blocks = BlockEvents(asked)
     is_begun = False
     try:
         async for event in _with_pings(generation, ping_s):
@@ -110,7 +122,7 @@ async def message_events(
             if event.finish_reason is not None:
                 for told in blocks.end():
                     yield told
-                end = _end(event, generation, max_tokens, has_calls=reader.num_calls > 0)
+                end = _end(event, generation, asked.max_tokens, has_calls=reader.num_calls > 0)
                 yield _event("message_delta", delta=end, usage=usage(generation))
                 yield _event("message_stop")
     except TakeoffError as exc:
@@ -120,7 +132,8 @@ async def message_events(
 class BlockEvents:
     """The events of the blocks that pieces of an answer make, one block after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
         self._block: dict[str, Any] | None = None  # that goes on
         self._num_begun = 0
 
@@ -131,15 +144,10 @@ class BlockEvents:
             self._block = _block(piece)
             self._num_begun += 1
             yield self._told("content_block_start", content_block=self._block)
-        match piece:
-            case Content(text):
-                yield self._told("content_block_delta", delta={"type": "text_delta", "text": text})
-            case Thought(text):
-                yield self._told("content_block_delta", delta={"type": "thinking_delta", "thinking": text})
-            case Arguments(text):
-                yield self._told(
-                    "content_block_delta", delta={"type": "input_json_delta", "partial_json": text}
-                )
+        text = _text(piece, self._asked)
+        if text:
+            kind, name = _DELTAS[self._block["type"]]
+            yield self._told("content_block_delta", delta={"type": kind, name: text})
 
     def end(self) -> Iterator[bytes]:
         """The end of the block that goes on, if there is one."""
@@ -176,6 +184,13 @@ def _block(piece: Piece) -> dict[str, Any]:
         case Thought():
             return {"type": "thinking", "thinking": "", "signature": ""}
     return {"type": "text", "text": ""}
+
+
+def _text(piece: Piece, asked: Asked) -> str:
+    """What `piece` adds to its block."""
+    if isinstance(piece, Begun) or (isinstance(piece, Thought) and not asked.shows_thoughts):
+        return ""
+    return piece.text
 
 
 def _input(arguments: str) -> Any:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr
 
 from takeoff.errors import InvalidRequest, NotFound
+from takeoff.http.anthropic.answers import Asked
 from takeoff.http.anthropic.messages import checked_messages
+from takeoff.http.anthropic.thinking import Effort, Thinking, effort_of
 from takeoff.http.anthropic.tools import chosen_tools
 from takeoff.http.bodies import Texts
 from takeoff.http.openai.fields import OpenAIBody, Unserved, check_depth
@@ -50,17 +52,8 @@ class OutputConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: JsonSchemaFormat | None = None
-    effort: Literal["high"] | None = None  # the default of the real API
+    effort: Effort | None = None
     task_budget: None = None
-
-
-class NoThinking(BaseModel):
-    """`thinking`, of a model that doesn't think."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["disabled", "adaptive"]
-    display: Literal["summarized", "omitted"] | None = None
 
 
 class PromptBody(OpenAIBody):
@@ -93,11 +86,16 @@ class PromptBody(OpenAIBody):
         description="Of the type `auto`, `any`, `tool` or `none`, with `disable_parallel_tool_use`; of "
         "`none` no tool is told",
     )
-    thinking: NoThinking | None = Field(
-        None, description="`disabled`, or `adaptive`, with which a model thinks that does"
+    thinking: Thinking | None = Field(
+        None,
+        description="`disabled`, `adaptive`: as the model does by itself, which is the default, or "
+        "`enabled`, whose `budget_tokens` bound nothing; `display` may be `omitted`. What constrains the "
+        "answer holds behind the thought",
     )
     output_config: OutputConfig | None = Field(
-        None, description="`format`: `json_schema`, which is enforced; `effort` where it is `high`"
+        None,
+        description="`format`: `json_schema`, which is enforced; `effort`: how hard to think, where the "
+        "model's template has degrees, or `high`, the default",
     )
     output_format: JsonSchemaFormat | None = Field(
         None, description="The older name of `format` in `output_config`"
@@ -110,11 +108,6 @@ class PromptBody(OpenAIBody):
     def group(self) -> str:
         return self.model or DEFAULT_GROUP
 
-    @property
-    def has_tools(self) -> bool:
-        """Whether the answer may be calls; known once there is a conversation."""
-        return self._tool_use is not None
-
     def conversation(self, *, lenient: bool) -> Conversation:
         """What the model is told.
 
@@ -124,10 +117,15 @@ class PromptBody(OpenAIBody):
         check_depth("system", self.system)
         check_depth("messages", self.messages)
         check_depth("tools", self.tools)
+        reasoning_effort, values = effort_of(
+            self.thinking, self.output_config.effort if self.output_config else None
+        )
         self._tool_use = chosen_tools(self.tools or [], self.tool_choice, lenient=lenient)
         return Conversation(
             messages=checked_messages(self.messages, self.system, lenient=lenient),
             tools=[] if self._tool_use is None else self._tool_use.told,
+            template_values=values,
+            reasoning_effort=reasoning_effort,
         )
 
     def prompt_request(self, *, lenient: bool) -> Request:
@@ -168,8 +166,10 @@ class PromptBody(OpenAIBody):
             yield
         except (InvalidRequest, NotFound) as exc:
             schema = "output_format" if self.output_format is not None else "output_config.format"
+            has_effort = self.output_config is not None and self.output_config.effort is not None
             names: dict[str | None, str] = {
                 None: "messages",
+                "reasoning_effort": "output_config.effort" if has_effort else "thinking",
                 "group": "model",
                 "stop": "stop_sequences",
                 ConstraintKind.JSON_SCHEMA.value: schema,
@@ -207,6 +207,15 @@ class MessagesBody(PromptBody):
     metadata: dict[StrictStr, str | None] | None = Field(
         None, max_length=MAX_METADATA, description="Who asks"
     )
+
+    @property
+    def asked(self) -> Asked:
+        """What the answer depends on beside the model; known once there is a request."""
+        return Asked(
+            has_tools=self._tool_use is not None,
+            max_tokens=self.max_tokens,
+            shows_thoughts=self.thinking is None or self.thinking.display != "omitted",
+        )
 
     def request(self, *, lenient: bool) -> Request:
         """The request, whole.

@@ -37,22 +37,13 @@ def anthropic_router(service: Service, settings: Settings) -> APIRouter:
         if body.stream:
             with body.in_its_names():
                 (generation,) = await submit_all(service, [request])
-            stream = message_events(
-                head,
-                generation,
-                has_tools=body.has_tools,
-                max_tokens=body.max_tokens,
-                request_id=request_id,
-            )
+            stream = message_events(head, generation, body.asked, request_id=request_id)
             response = GenerationResponse(service, [generation], stream, EVENT_STREAM)
             response.headers.update(headers)
             return response
         with body.in_its_names():
             ((generation, events),) = await all_events(http_request, service, [request])
-        message = whole_message(
-            head, generation, events, has_tools=body.has_tools, max_tokens=body.max_tokens
-        )
-        return JSONResponse(message, headers=headers)
+        return JSONResponse(whole_message(head, generation, events, body.asked), headers=headers)
 
     @router.post("/count_tokens", openapi_extra=body_schema(CountTokensBody))
     async def count_tokens(http_request: HttpRequest) -> Response:
