@@ -137,6 +137,37 @@ def chat(door: Door, parts: list[bytes | str], **fields: Any) -> requests.Respon
     return requests.post(f"{door.front}/v1/chat/completions", json=body, timeout=LIMIT_S, stream=stream)
 
 
+def test_anthropics_messages_read_the_same_images_and_count_their_tokens(door: Door) -> None:
+    def image(file: bytes) -> dict[str, Any]:
+        data = base64.b64encode(file).decode()
+        return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+    text = {"type": "text", "text": QUESTION}
+    use = {"type": "tool_use", "id": "toolu_abcdefghi", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": use["id"], "content": [image(BLUE)]}
+    called = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result, text]},
+    ]
+    for messages in ([{"role": "user", "content": [image(RED), text]}], called):
+        body: dict[str, Any] = {"model": "seeing", "messages": messages}
+        url = f"{door.front}/v1/messages"
+        answer = requests.post(url, json=body | {"max_tokens": 12, "temperature": 0}, timeout=LIMIT_S).json()
+        (block,) = answer["content"]
+        assert block["text"]
+        if messages is not called:
+            told = chat(door, [RED, QUESTION]).json()
+            assert block["text"] == told["choices"][0]["message"]["content"]
+        usage = answer["usage"]
+        counted = requests.post(f"{url}/count_tokens", json=body, timeout=LIMIT_S).json()["input_tokens"]
+        assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+        assert counted > NUM_TOKENS["mlp"]
+    plain = requests.post(url, json=body | {"model": "primary", "max_tokens": 12}, timeout=LIMIT_S)
+    assert plain.status_code == 400
+    assert plain.json()["error"]["message"].startswith("messages: the reader plain reads no images")
+
+
 def test_a_constraint_holds_for_an_answer_to_an_image(door: Door) -> None:
     assert door.answer(BLUE, regex_string="(red|blue)")["text"] in ("red", "blue")
 

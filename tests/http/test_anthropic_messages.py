@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from takeoff.thoughts import ThoughtFormat, ThoughtStart
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "anthropic.md"
 PATH = "/v1/messages"
 COUNT = f"{PATH}/count_tokens"
+PNG = b"\x89PNG and so on"
+SOURCE = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(PNG).decode()}
+IMAGE = {"type": "image", "source": SOURCE}
 HELLO = {"role": "user", "content": "Hello"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"name": "weather", "description": "d", "input_schema": SCHEMA}
@@ -209,6 +213,30 @@ def test_a_result_may_be_empty(content: Any) -> None:
         HELLO, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [result, failed]}
     )
     assert [each["content"] for each in messages[2:]] == ["", [{"type": "text", "text": "Error:"}]]
+
+
+def test_images_stand_where_their_blocks_do() -> None:
+    other = {"type": "image", "source": SOURCE | {"data": base64.b64encode(b"other").decode()}}
+    result = {"type": "tool_result", "tool_use_id": USE["id"], "content": [other]}
+    asks = [{"type": "text", "text": "What is"}, IMAGE, {"type": "text", "text": "this?"}]
+    request = asked(
+        messages=[
+            {"role": "user", "content": asks},
+            {"role": "assistant", "content": [USE]},
+            {"role": "user", "content": [result]},
+        ]
+    )
+    assert request.images == (PNG, b"other")
+    assert isinstance(request.prompt, Conversation)
+    contents = [message["content"] for message in request.prompt.messages]
+    assert contents == [[asks[0], {"type": "image"}, asks[2]], "", [{"type": "image"}]]
+
+
+def test_a_model_that_reads_no_images_refuses_them_by_the_field() -> None:
+    service = FakeService()
+    service.refusal = InvalidRequest("the reader reads no images", param="image_data")
+    answer = post(service, PATH, **sent(messages=[{"role": "user", "content": [IMAGE]}]))
+    assert message_of_error(answer) == "messages: the reader reads no images"
 
 
 def test_messages_of_one_role_that_follow_each_other_are_one() -> None:
@@ -414,7 +442,7 @@ def test_what_an_agent_sends_is_taken() -> None:
         ({"output_config": {"format": {"type": "grammar"}}}, "output_config.format.type: Input should be"),
         ({"thinking": {"type": "enabled"}}, "thinking.enabled.budget_tokens: Field required"),
         ({"thinking": {"type": "between_tools"}}, "thinking: Input tag 'between_tools'"),
-        ({"system": [{"type": "image"}]}, "system[0]: only blocks of the type text are read, not 'image'"),
+        ({"system": [IMAGE]}, "system[0]: only blocks of the type text are read, not 'image'"),
         ({"system": 5}, "system must be a text or up to 1024 blocks, got 5"),
         ({"metadata": {"user_id": 5}}, "metadata.user_id: Input should be a valid string"),
         ({"tools": [WEATHER] * 2}, "tools has two functions 'weather'"),
@@ -451,8 +479,23 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(body: dict[str, Any]
         ({"role": "user"}, "messages[0].content must be a text or up to 1024 blocks, got None"),
         ({"role": "user", "content": "a", "name": "b"}, "unknown field 'messages[0].name'"),
         ({"role": "user", "content": ["a"]}, "messages[0].content[0] must be an object"),
-        ({"role": "user", "content": [USE]}, "only blocks of the type text, tool_result are read"),
+        ({"role": "user", "content": [USE]}, "only blocks of the type text, image, tool_result are read"),
         ({"role": "user", "content": [{"type": "document"}]}, "are read, not 'document'"),
+        ({"role": "assistant", "content": [IMAGE]}, "only blocks of the type text, tool_use, thinking"),
+        ({"role": "user", "content": [{"type": "image"}]}, "content[0].source must be an object of the"),
+        (
+            {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://x"}}]},
+            "messages[0].content[0].source must be an object of the type base64, because this server",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image", "source": SOURCE | {"data": "?"}}]},
+            "messages[0].content[0].source.data is no base64",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image", "source": SOURCE | {"media_type": "a"}}]},
+            "source.media_type must be one of image/jpeg, image/png",
+        ),
+        ({"role": "user", "content": [IMAGE] * 17}, "at most 16 images in a conversation"),
         ({"role": "assistant", "content": [{"type": "redacted_thinking"}]}, "not 'redacted_thinking'"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text must be a text"),
         (

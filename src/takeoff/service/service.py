@@ -211,8 +211,12 @@ class Service:
         """The tokens of a request's prompt, also of one that no sequence holds.
 
         Raises:
-            NotReady, NotFound, InvalidRequest, Overloaded, PreparerFailed: as `generate`.
+            NotReady, NotFound, InvalidRequest, Overloaded, PreparerFailed: as `generate`. Of a prompt with
+                images, whose tokens only the engine knows, also the others.
         """
+        if request.images:
+            with await self.generate(request) as generation:
+                return generation.prompt_tokens
         reader = await self._fleet.live_reader(request.group, Task.GENERATE)
         return await self._intake.count(request, reader)
 

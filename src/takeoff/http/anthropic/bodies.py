@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr
 
 from takeoff.errors import InvalidRequest, NotFound
 from takeoff.http.anthropic.answers import Asked
-from takeoff.http.anthropic.messages import checked_messages
+from takeoff.http.anthropic.messages import Reading, checked_messages
 from takeoff.http.anthropic.thinking import Effort, Thinking, effort_of
 from takeoff.http.anthropic.tools import chosen_tools
 from takeoff.http.bodies import Texts
 from takeoff.http.openai.fields import OpenAIBody, Unserved, check_depth
+from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES
 from takeoff.http.openai.sampling import MAX_METADATA, MAX_MODEL_CHARACTERS
 from takeoff.http.openai.tools import MAX_TOOLS, ToolUse
@@ -74,8 +76,8 @@ class PromptBody(OpenAIBody):
     )
     messages: list[Any] = Field(
         description=f"1 to {MAX_MESSAGES} messages of the roles user, assistant and system, their content a "
-        "text or blocks; those of one role that follow each other are one, and an assistant's at the end is "
-        "continued"
+        f"text or blocks, up to {MAX_IMAGES} of them images, where the model reads images; those of one role "
+        "that follow each other are one, and an assistant's at the end is continued"
     )
     system: Any = Field(None, description="What the model is told first: a text, or blocks of the type text")
     tools: list[Any] | None = Field(
@@ -108,8 +110,8 @@ class PromptBody(OpenAIBody):
     def group(self) -> str:
         return self.model or DEFAULT_GROUP
 
-    def conversation(self, *, lenient: bool) -> Conversation:
-        """What the model is told.
+    def prompt_request(self, *, lenient: bool) -> Request:
+        """A request that says all of the prompt, and nothing of the answer.
 
         Raises:
             InvalidRequest: `param` is the place of what is wrong.
@@ -121,19 +123,22 @@ class PromptBody(OpenAIBody):
             self.thinking, self.output_config.effort if self.output_config else None
         )
         self._tool_use = chosen_tools(self.tools or [], self.tool_choice, lenient=lenient)
-        return Conversation(
-            messages=checked_messages(self.messages, self.system, lenient=lenient),
+        reading = Reading(lenient)
+        conversation = Conversation(
+            messages=checked_messages(self.messages, self.system, reading),
             tools=[] if self._tool_use is None else self._tool_use.told,
             template_values=values,
             reasoning_effort=reasoning_effort,
         )
-
-    def prompt_request(self, *, lenient: bool) -> Request:
-        """A request that has the prompt, and says nothing of the answer. Raises as `conversation`."""
-        return Request(prompt=self.conversation(lenient=lenient), sampling=SamplingParams(), group=self.group)
+        return Request(
+            prompt=conversation,
+            sampling=SamplingParams(),
+            group=self.group,
+            images=tuple(reading.images),
+        )
 
     def constraint(self) -> Constraint | None:
-        """What the answer must match. Asked once there is a conversation.
+        """What the answer must match. Asked once there is a request.
 
         Raises:
             InvalidRequest: several things say so, or a schema is nested too deeply to be written down.
@@ -171,6 +176,7 @@ class PromptBody(OpenAIBody):
                 None: "messages",
                 "reasoning_effort": "output_config.effort" if has_effort else "thinking",
                 "group": "model",
+                "image_data": "messages",
                 "stop": "stop_sequences",
                 ConstraintKind.JSON_SCHEMA.value: schema,
             }
@@ -223,7 +229,7 @@ class MessagesBody(PromptBody):
         Raises:
             InvalidRequest: `param` is the place of what is wrong.
         """
-        conversation = self.conversation(lenient=lenient)
+        request = self.prompt_request(lenient=lenient)
         with self.in_its_names():
             sampling = SamplingParams(
                 temperature=1.0 if self.temperature is None else self.temperature,
@@ -233,4 +239,4 @@ class MessagesBody(PromptBody):
                 stop=tuple(self.stop_sequences or ()),
                 constraint=self.constraint(),
             )
-        return Request(prompt=conversation, sampling=sampling, group=self.group)
+        return replace(request, sampling=sampling)

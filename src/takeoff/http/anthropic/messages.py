@@ -1,18 +1,24 @@
-"""The messages of Anthropic's API: checked, and handed on in the shape that a Conversation has, OpenAI's."""
+"""The messages of Anthropic's API: checked, and handed on in the shape that a Conversation has, OpenAI's.
+
+A block of a message or of a tool's result becomes a part: a text, or the place of an image.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from takeoff.errors import InvalidRequest
 from takeoff.http.anthropic.fields import ObjectFields, checked_bool, checked_name, checked_text, wrong
 from takeoff.http.openai.fields import Unserved
+from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
 
 ROLES = ("user", "assistant", "system")
@@ -21,6 +27,8 @@ NUM_ID_CHARACTERS = 9  # of what follows: some templates want calls to have ids 
 ERROR_LINE = "Error:"  # before the result of a tool that failed
 
 MESSAGE_FIELDS = ObjectFields(("role", "content"))
+SOURCE_FIELDS = ObjectFields(("type", "media_type", "data"))
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 CACHED = {"cache_control": dict}  # harmless: what is reused is found
 
 _RESULT = "tool_result"
@@ -38,6 +46,9 @@ class BlockKind:
 BLOCKS = {
     "text": BlockKind(
         (*ROLES, _RESULT), ObjectFields(("type", "text"), CACHED, {"citations": Unserved((None, []))})
+    ),
+    "image": BlockKind(
+        ("user", _RESULT), ObjectFields(("type", "source"), CACHED, {"transformations": Unserved()})
     ),
     "tool_use": BlockKind(
         ("assistant",),
@@ -57,8 +68,19 @@ BLOCKS = {
 Blocks = list[tuple[str, dict[str, Any]]]  # each with its place, as in messages[1].content[0]
 
 
-def checked_messages(messages: Sequence[Any], system: Any, *, lenient: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known while the messages are read, and how."""
+
+    lenient: bool  # unknown fields are logged
+    images: list[bytes] = field(default_factory=list)  # the files, in the order in which they stand
+    names: dict[str, str] = field(default_factory=dict)  # of the tools that were called, by the calls' ids
+
+
+def checked_messages(messages: Sequence[Any], system: Any, reading: Reading) -> list[dict[str, Any]]:
     """The system's text and the messages; those of one role that follow each other become one.
+
+    The files of images are added to `reading`.
 
     Raises:
         InvalidRequest: `param` is the place.
@@ -67,10 +89,9 @@ def checked_messages(messages: Sequence[Any], system: Any, *, lenient: bool) -> 
         raise InvalidRequest(f"1 to {MAX_MESSAGES} messages, got {len(messages)}", param="messages")
     told: list[dict[str, Any]] = []
     if system not in (None, "", []):
-        told.append({"role": "system", "content": _texts(system, "system", "system", lenient=lenient)})
-    names: dict[str, str] = {}  # of the tools that were called, by the calls' ids
+        told.append({"role": "system", "content": _content(system, "system", "system", reading)})
     for i, message in enumerate(messages):
-        for each in _message(message, f"messages[{i}]", names, lenient=lenient):
+        for each in _message(message, f"messages[{i}]", reading):
             if told and each["role"] in ("user", "assistant") and told[-1]["role"] == each["role"]:
                 told[-1] = _joined(told[-1], each)
             else:
@@ -84,11 +105,11 @@ def checked_messages(messages: Sequence[Any], system: Any, *, lenient: bool) -> 
     return told
 
 
-def _message(message: Any, at: str, names: dict[str, str], *, lenient: bool) -> Iterator[dict[str, Any]]:
+def _message(message: Any, at: str, reading: Reading) -> Iterator[dict[str, Any]]:
     """A message as one or several: each result of a tool is one of its own."""
     if not isinstance(message, dict):
         raise wrong(at, "an object", message)
-    MESSAGE_FIELDS.check(message, at, lenient=lenient)
+    MESSAGE_FIELDS.check(message, at, lenient=reading.lenient)
     role = message.get("role")
     if role not in ROLES:
         raise wrong(f"{at}.role", f"one of {', '.join(ROLES)}", role)
@@ -96,35 +117,35 @@ def _message(message: Any, at: str, names: dict[str, str], *, lenient: bool) -> 
     if isinstance(content, str):
         yield {"role": role, "content": content}
         return
-    blocks = _blocks(content, f"{at}.content", role, lenient=lenient)
+    blocks = _blocks(content, f"{at}.content", role, reading)
     if role == "assistant":
-        yield _assistant(blocks, at, names)
+        yield _assistant(blocks, at, reading)
         return
     parts: list[dict[str, Any]] = []
     for place, block in blocks:
         if block["type"] != _RESULT:
-            parts.append(_part(block, place))
+            parts.append(_part(block, place, reading))
             continue
         if parts:
             yield {"role": role, "content": parts}
             parts = []
-        yield _result(block, place, names, lenient=lenient)
+        yield _result(block, place, reading)
     if parts or not blocks:
         yield {"role": role, "content": parts or ""}
 
 
-def _assistant(blocks: Blocks, at: str, names: dict[str, str]) -> dict[str, Any]:
+def _assistant(blocks: Blocks, at: str, reading: Reading) -> dict[str, Any]:
     parts: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     thoughts: list[str] = []
     for place, block in blocks:
         match block["type"]:
             case "text":
-                parts.append(_part(block, place))
+                parts.append(_part(block, place, reading))
             case "thinking":
                 thoughts.append(checked_text(block.get("thinking"), f"{place}.thinking"))
             case _:
-                calls.append(_call(block, place, names))
+                calls.append(_call(block, place, reading))
     if len(calls) > MAX_CALLS:
         raise InvalidRequest(f"{at} has {len(calls)} tool_use, the limit is {MAX_CALLS}", param=at)
     message: dict[str, Any] = {"role": "assistant", "content": parts or ""}
@@ -135,37 +156,42 @@ def _assistant(blocks: Blocks, at: str, names: dict[str, str]) -> dict[str, Any]
     return message
 
 
-def _call(block: dict[str, Any], at: str, names: dict[str, str]) -> dict[str, Any]:
+def _call(block: dict[str, Any], at: str, reading: Reading) -> dict[str, Any]:
     call_id = checked_name(block.get("id"), f"{at}.id")
     name = checked_name(block.get("name"), f"{at}.name")
     arguments = block.get("input")
     if not isinstance(arguments, dict):
         raise wrong(f"{at}.input", "an object", arguments)
-    names[call_id] = name
+    reading.names[call_id] = name
     function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": _plain_id(call_id), "type": "function", "function": function}
 
 
-def _result(block: dict[str, Any], at: str, names: dict[str, str], *, lenient: bool) -> dict[str, Any]:
+def _result(block: dict[str, Any], at: str, reading: Reading) -> dict[str, Any]:
     call_id = checked_name(block.get("tool_use_id"), f"{at}.tool_use_id")
-    if call_id not in names:
+    if call_id not in reading.names:
         message = f"{at}.tool_use_id is of no tool_use before it, got {reprlib.repr(call_id)}"
         raise InvalidRequest(message, param=f"{at}.tool_use_id")
     content = block.get("content")
-    told = _texts("" if content in (None, []) else content, f"{at}.content", _RESULT, lenient=lenient)
+    told = _content("" if content in (None, []) else content, f"{at}.content", _RESULT, reading)
     if checked_bool(block.get("is_error"), f"{at}.is_error"):
         told = [{"type": "text", "text": ERROR_LINE}, *_parts(told)]
-    return {"role": "tool", "content": told, "tool_call_id": _plain_id(call_id), "name": names[call_id]}
+    return {
+        "role": "tool",
+        "content": told,
+        "tool_call_id": _plain_id(call_id),
+        "name": reading.names[call_id],
+    }
 
 
-def _texts(content: Any, at: str, place: str, *, lenient: bool) -> str | list[dict[str, Any]]:
-    """A text, or the parts that blocks of text are."""
+def _content(content: Any, at: str, place: str, reading: Reading) -> str | list[dict[str, Any]]:
+    """A text, or the parts that blocks are."""
     if isinstance(content, str):
         return content
-    return [_part(block, at) for at, block in _blocks(content, at, place, lenient=lenient)]
+    return [_part(block, at, reading) for at, block in _blocks(content, at, place, reading)]
 
 
-def _blocks(content: Any, at: str, place: str, *, lenient: bool) -> Blocks:
+def _blocks(content: Any, at: str, place: str, reading: Reading) -> Blocks:
     """Blocks of the kinds that may stand in `place`, their fields checked."""
     if not isinstance(content, list) or len(content) > MAX_PARTS:
         raise wrong(at, f"a text or up to {MAX_PARTS} blocks", content)
@@ -179,13 +205,33 @@ def _blocks(content: Any, at: str, place: str, *, lenient: bool) -> Blocks:
             readable = ", ".join(name for name, each in BLOCKS.items() if place in each.places)
             message = f"{at}[{i}]: only blocks of the type {readable} are read, not {reprlib.repr(name)}"
             raise InvalidRequest(message, param=f"{at}[{i}].type")
-        kind.fields.check(block, f"{at}[{i}]", lenient=lenient)
+        kind.fields.check(block, f"{at}[{i}]", lenient=reading.lenient)
         checked.append((f"{at}[{i}]", block))
     return checked
 
 
-def _part(block: dict[str, Any], at: str) -> dict[str, Any]:
+def _part(block: dict[str, Any], at: str, reading: Reading) -> dict[str, Any]:
+    if block["type"] == "image":
+        if len(reading.images) == MAX_IMAGES:
+            raise InvalidRequest(f"at most {MAX_IMAGES} images in a conversation", param=at)
+        reading.images.append(_image(block.get("source"), f"{at}.source", lenient=reading.lenient))
+        return {"type": "image"}
     return {"type": "text", "text": checked_text(block.get("text"), f"{at}.text")}
+
+
+def _image(source: Any, at: str, *, lenient: bool) -> bytes:
+    """The file that stands in a source of the type base64."""
+    kind = source.get("type") if isinstance(source, dict) else source
+    if kind != "base64":
+        why = "must be an object of the type base64, because this server fetches nothing"
+        raise InvalidRequest(f"{at} {why}, got {reprlib.repr(kind)}", param=at)
+    SOURCE_FIELDS.check(source, at, lenient=lenient)
+    if source.get("media_type") not in MEDIA_TYPES:
+        raise wrong(f"{at}.media_type", f"one of {', '.join(MEDIA_TYPES)}", source.get("media_type"))
+    try:
+        return base64.b64decode(checked_text(source.get("data"), f"{at}.data"), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidRequest(f"{at}.data is no base64: {exc}", param=f"{at}.data") from exc
 
 
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
