@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from takeoff.errors import InvalidRequest, NotReady
 from takeoff.models.progress import Progress
-from takeoff.python.options import Message, Sampling, Texts, conversation, model_settings, sampling_params
-from takeoff.request import EncodeRequest, Request, Task
+from takeoff.python.completion import Completion, completion_of
+from takeoff.python.options import (
+    ChatOptions,
+    Message,
+    Pair,
+    Prompt,
+    PromptOptions,
+    Prompts,
+    Texts,
+    chat_request,
+    check_texts,
+    is_one,
+    model_settings,
+    prompt_request,
+)
+from takeoff.request import EncodeRequest, Request, Task, Text, joined
 from takeoff.service.launching import PlannedReader, for_own_use, launched, plan_readers
+from takeoff.service.ranking import Ranked, rank_request, ranked
 from takeoff.service.service import Service
 
 Item = TypeVar("Item")
@@ -89,60 +104,83 @@ class AsyncLLM:
         return self._reader.model.name
 
     @overload
-    async def generate(
-        self, prompts: str, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> str: ...
+    async def generate(self, prompts: Prompt, **options: Unpack[PromptOptions]) -> str: ...
     @overload
-    async def generate(
-        self, prompts: Texts, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> list[str]: ...
-    async def generate(
-        self,
-        prompts: str | Texts,
-        *,
-        chat_template: bool | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> str | list[str]:
-        """Complete one prompt, or several at once, in their order.
+    async def generate(self, prompts: Prompts, **options: Unpack[PromptOptions]) -> list[str]: ...
+    async def generate(self, prompts: Prompt | Prompts, **options: Unpack[PromptOptions]) -> str | list[str]:
+        """The completion of one prompt, or of several at once, in their order.
 
         Args:
-            prompts: the text, or texts.
-            chat_template: whether it is wrapped as a user's message; None: as the setting says, by
-                default where the model has a template and the text has none of its marks.
-            sampling: see `Sampling`.
+            prompts: a text or token ids, or several.
+            options: see `PromptOptions` and `Sampling`.
 
         Raises:
             InvalidRequest, PromptTooLong: it can never succeed.
             EngineFailed, PreparerFailed: a process died of it; it is up again for the next call.
             NotReady: the model is not running.
         """
-        if isinstance(prompts, str):
-            return await self._complete(_request(self._group, prompts, chat_template, sampling))
-        requests = [_request(self._group, prompt, chat_template, sampling) for prompt in prompts]
-        return await _all(requests, self._complete, self._reader.num_open)
+        completed = await self.complete(prompts, **options)
+        return completed.text if isinstance(completed, Completion) else [each.text for each in completed]
 
-    def stream(
-        self, prompt: str, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> AsyncGenerator[str, None]:
+    @overload
+    async def complete(
+        self,
+        prompts: Prompt,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Completion: ...
+    @overload
+    async def complete(
+        self,
+        prompts: Prompts,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> list[Completion]: ...
+    async def complete(
+        self,
+        prompts: Prompt | Prompts,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Completion | list[Completion]:
+        """As `generate`, with token ids, the reason of the end, and what is asked for beside.
+
+        Args:
+            logprobs: tell each token's logarithm of its probability, and so many of the likeliest: the
+                model's own, before anything is applied to them; None: tell nothing.
+            prompt_logprobs: and of the prompt's tokens, which are computed anew then.
+        """
+        requests = [
+            prompt_request(prompt, self._group, options, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+            for prompt in ([prompts] if is_one(prompts) else prompts)
+        ]
+        completed = await _all(requests, self._complete, self._reader.num_open)
+        return completed[0] if is_one(prompts) else completed
+
+    def stream(self, prompt: Prompt, **options: Unpack[PromptOptions]) -> AsyncGenerator[str, None]:
         """The completion of one prompt in pieces as they come. Closing it early frees its slot.
 
         Raises as `generate`: what is wrong with the options here, the rest at the first piece.
         """
-        return self._pieces(_request(self._group, prompt, chat_template, sampling))
+        return self._pieces(prompt_request(prompt, self._group, options))
 
-    async def chat(self, messages: Sequence[Message], **sampling: Unpack[Sampling]) -> str:
-        """The model's answer to a conversation, written with its own chat template. Raises as `generate`."""
-        prompt = await self._render(messages)
-        return await self.generate(prompt, chat_template=False, **sampling)
+    async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> str:
+        """The model's answer to a conversation, written with its own chat template.
 
-    async def stream_chat(
-        self, messages: Sequence[Message], **sampling: Unpack[Sampling]
+        An assistant's message at the end is continued. Raises as `generate`.
+        """
+        return (await self._complete(chat_request(messages, self._group, options))).text
+
+    def stream_chat(
+        self, messages: Sequence[Message], **options: Unpack[ChatOptions]
     ) -> AsyncGenerator[str, None]:
-        """The answer to a conversation in pieces as they come. Raises as `generate`, at the first piece."""
-        prompt = await self._render(messages)
-        async with aclosing(self.stream(prompt, chat_template=False, **sampling)) as pieces:
-            async for piece in pieces:
-                yield piece
+        """The answer to a conversation in pieces as they come. Raises as `stream`."""
+        return self._pieces(chat_request(messages, self._group, options))
 
     @overload
     async def embed(self, texts: str) -> list[float]: ...
@@ -156,12 +194,47 @@ class AsyncLLM:
             EngineFailed: the engine died of it.
             NotReady: the model is not running.
         """
-        many = [texts] if isinstance(texts, str) else list(texts)
-        if not many:
-            return []
-        request = EncodeRequest(task=Task.EMBED, texts=tuple(many), group=self._group)
-        vectors = (await self._running_service().encode(request)).vectors
+        vectors = await self._encode(Task.EMBED, [texts] if isinstance(texts, str) else texts)
         return vectors[0] if isinstance(texts, str) else vectors
+
+    @overload
+    async def classify(self, texts: str | Pair) -> list[float]: ...
+    @overload
+    async def classify(self, texts: list[str] | list[Pair]) -> list[list[float]]: ...
+    async def classify(self, texts: str | Pair | list[str] | list[Pair]) -> list[float] | list[list[float]]:
+        """The scores of one text for each class of `labels`, or those of several. The model must classify.
+
+        Args:
+            texts: a text, or a pair that the model reads together; or a list of either.
+
+        Raises as `embed`.
+        """
+        if isinstance(texts, list):
+            return await self._encode(Task.CLASSIFY, texts)
+        (scores,) = await self._encode(Task.CLASSIFY, [texts])
+        return scores
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes of a model that classifies; of another there are none."""
+        (reader,) = self._running_service().readers()
+        return () if reader.task is Task.GENERATE else reader.encoder.labels
+
+    async def rerank(self, query: str, documents: Texts, *, top_n: int | None = None) -> list[Ranked]:
+        """The documents by what they say to the query, the best first. The model must be a cross-encoder.
+
+        Args:
+            top_n: give so many; None: all.
+
+        Raises as `embed`; InvalidRequest also where the model has several classes.
+        """
+        if top_n is not None and top_n < 1:
+            raise InvalidRequest(f"top_n must be at least 1, got {top_n}", param="top_n")
+        if not documents:
+            return []
+        request = rank_request(query, documents, self._group)
+        check_texts(request.texts)
+        return ranked(await self._running_service().encode(request))[:top_n]
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -180,16 +253,17 @@ class AsyncLLM:
             raise NotReady("the model is not running", hint="call it inside the `with` block")
         return self._service
 
-    async def _render(self, messages: Sequence[Message]) -> str:
-        """The conversation as the model's template writes it, to the point where its answer begins."""
-        turns = conversation(messages)
-        service = self._running_service()
-        (prompt,) = await service.render_chat(self._reader.reader_id, [turns], add_generation_prompt=True)
-        return prompt
+    async def _encode(self, task: Task, texts: Sequence[Text]) -> list[list[float]]:
+        if not texts:
+            return []
+        check_texts(texts)
+        request = EncodeRequest(task=task, texts=tuple(texts), group=self._group)
+        return (await self._running_service().encode(request)).vectors
 
-    async def _complete(self, request: Request) -> str:
+    async def _complete(self, request: Request) -> Completion:
         with await self._running_service().generate(request) as generation:
-            return "".join([event.text async for event in generation])
+            event = joined([event async for event in generation])
+            return completion_of(event, prompt_tokens=generation.prompt_tokens)
 
     async def _pieces(self, request: Request) -> AsyncGenerator[str, None]:
         with await self._running_service().generate(request) as generation:
@@ -209,14 +283,6 @@ class _LoggedProgress(Progress):
 
     def note(self, text: str) -> None:
         logger.info("%s", text)
-
-
-def _request(group: str, prompt: str, chat_template: bool | None, sampling: Sampling) -> Request:
-    if not isinstance(prompt, str):
-        raise InvalidRequest(f"a prompt is text, got {type(prompt).__name__}", param="prompt")
-    return Request(
-        prompt=prompt, sampling=sampling_params(sampling), group=group, chat_template=chat_template
-    )
 
 
 async def _all(

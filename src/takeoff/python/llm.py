@@ -8,8 +8,10 @@ from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 from takeoff.python.async_llm import AsyncLLM
-from takeoff.python.options import Message, Sampling, Texts
+from takeoff.python.completion import Completion
+from takeoff.python.options import ChatOptions, Message, Pair, Prompt, PromptOptions, Prompts, Texts
 from takeoff.python.thread import LoopThread
+from takeoff.service.ranking import Ranked
 
 
 class LLM:
@@ -59,40 +61,63 @@ class LLM:
         return self._calls.model
 
     @overload
-    def generate(
-        self, prompts: str, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> str: ...
+    def generate(self, prompts: Prompt, **options: Unpack[PromptOptions]) -> str: ...
     @overload
-    def generate(
-        self, prompts: Texts, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> list[str]: ...
-    def generate(
-        self,
-        prompts: str | Texts,
-        *,
-        chat_template: bool | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> str | list[str]:
-        """Complete one prompt, or several at once, in their order."""
+    def generate(self, prompts: Prompts, **options: Unpack[PromptOptions]) -> list[str]: ...
+    def generate(self, prompts: Prompt | Prompts, **options: Unpack[PromptOptions]) -> str | list[str]:
+        """The completion of one prompt, or of several at once, in their order."""
 
         async def call() -> str | list[str]:
-            return await self._calls.generate(prompts, chat_template=chat_template, **sampling)
+            return await self._calls.generate(prompts, **options)
 
         return self._thread.run(call)
 
-    def stream(
-        self, prompt: str, *, chat_template: bool | None = None, **sampling: Unpack[Sampling]
-    ) -> Iterator[str]:
+    @overload
+    def complete(
+        self,
+        prompts: Prompt,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Completion: ...
+    @overload
+    def complete(
+        self,
+        prompts: Prompts,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> list[Completion]: ...
+    def complete(
+        self,
+        prompts: Prompt | Prompts,
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[PromptOptions],
+    ) -> Completion | list[Completion]:
+        """As `generate`, with token ids, the reason of the end, and what is asked for beside."""
+
+        async def call() -> Completion | list[Completion]:
+            return await self._calls.complete(
+                prompts, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **options
+            )
+
+        return self._thread.run(call)
+
+    def stream(self, prompt: Prompt, **options: Unpack[PromptOptions]) -> Iterator[str]:
         """The completion of one prompt in pieces as they come. Leaving the loop early frees its slot."""
-        return self._iterate(self._calls.stream(prompt, chat_template=chat_template, **sampling))
+        return self._iterate(self._calls.stream(prompt, **options))
 
-    def chat(self, messages: Sequence[Message], **sampling: Unpack[Sampling]) -> str:
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> str:
         """The model's answer to a conversation, written with its own chat template."""
-        return self._thread.run(lambda: self._calls.chat(messages, **sampling))
+        return self._thread.run(lambda: self._calls.chat(messages, **options))
 
-    def stream_chat(self, messages: Sequence[Message], **sampling: Unpack[Sampling]) -> Iterator[str]:
+    def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Iterator[str]:
         """The answer to a conversation in pieces as they come."""
-        return self._iterate(self._calls.stream_chat(messages, **sampling))
+        return self._iterate(self._calls.stream_chat(messages, **options))
 
     @overload
     def embed(self, texts: str) -> list[float]: ...
@@ -105,6 +130,27 @@ class LLM:
             return await self._calls.embed(texts)
 
         return self._thread.run(call)
+
+    @overload
+    def classify(self, texts: str | Pair) -> list[float]: ...
+    @overload
+    def classify(self, texts: list[str] | list[Pair]) -> list[list[float]]: ...
+    def classify(self, texts: str | Pair | list[str] | list[Pair]) -> list[float] | list[list[float]]:
+        """The scores of one text for each class of `labels`, or those of several. The model must classify."""
+
+        async def call() -> list[float] | list[list[float]]:
+            return await self._calls.classify(texts)
+
+        return self._thread.run(call)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes of a model that classifies; of another there are none."""
+        return self._calls.labels
+
+    def rerank(self, query: str, documents: Texts, *, top_n: int | None = None) -> list[Ranked]:
+        """The documents by what they say to the query, the best first. The model must be a cross-encoder."""
+        return self._thread.run(lambda: self._calls.rerank(query, documents, top_n=top_n))
 
     def _iterate(self, pieces: AsyncGenerator[str, None]) -> Iterator[str]:
         async def next_piece() -> str | None:

@@ -17,7 +17,7 @@ from takeoff.http.openai.fields import Unserved
 from takeoff.http.openai.sampling import model_told
 from takeoff.http.openai.texts import TextInput, TextsBody
 from takeoff.http.ports import Service
-from takeoff.request import Task
+from takeoff.request import EncodeRequest, Task
 from takeoff.settings import Settings
 
 
@@ -44,8 +44,9 @@ def classify_router(service: Service, settings: Settings) -> APIRouter:
         """The scores of one text or several for each class, and the name of the class that scores most."""
         body = await parse_body(http_request, ClassifyBody)
         body.check_fields(lenient=settings.lenient)
-        texts = [body.input] if isinstance(body.input, str) else [*body.input]
-        encoding = await body.encode(http_request, service, settings, Task.CLASSIFY, [*texts])
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        request = EncodeRequest(task=Task.CLASSIFY, texts=tuple(texts), group=body.group)
+        encoding = await body.encode(http_request, service, settings, request)
         data = [
             {
                 "index": index,

@@ -19,7 +19,7 @@ from takeoff.http.openai.sampling import model_told
 from takeoff.http.openai.texts import TextInput, TextsBody
 from takeoff.http.ports import Service
 from takeoff.http.texts import like
-from takeoff.request import Task
+from takeoff.request import EncodeRequest, Task
 from takeoff.settings import Settings
 
 
@@ -42,8 +42,9 @@ def embeddings_router(service: Service, settings: Settings) -> APIRouter:
         """The vectors of one text or several."""
         body = await parse_body(http_request, EmbeddingsBody)
         body.check_fields(lenient=settings.lenient)
-        texts = [body.input] if isinstance(body.input, str) else [*body.input]
-        encoding = await body.encode(http_request, service, settings, Task.EMBED, [*texts])
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        request = EncodeRequest(task=Task.EMBED, texts=tuple(texts), group=body.group)
+        encoding = await body.encode(http_request, service, settings, request)
         is_base64 = body.encoding_format == "base64"
         embeddings = list(map(_as_base64, encoding.vectors)) if is_base64 else encoding.vectors
         answer: dict[str, Any] = {

@@ -11,14 +11,13 @@ from pydantic import Field, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from takeoff.errors import InvalidRequest
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.encoders import json_response
 from takeoff.http.openai.fields import Inner, Unserved
 from takeoff.http.openai.sampling import model_told
 from takeoff.http.openai.texts import TextsBody
 from takeoff.http.ports import Service
-from takeoff.request import Encoding, Task
+from takeoff.service.ranking import rank_request, ranked
 from takeoff.settings import Settings
 
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")  # Jina's and Cohere's; Cohere's newer; vLLM's
@@ -73,15 +72,15 @@ def rerank_router(service: Service, settings: Settings) -> APIRouter:
         body = await parse_body(http_request, RerankBody)
         body.check_fields(lenient=settings.lenient)
         documents = [each if isinstance(each, str) else each.text for each in body.documents]
-        pairs = [(body.query, document) for document in documents]
-        encoding = await body.encode(http_request, service, settings, Task.CLASSIFY, [*pairs])
-        scores = _scores(encoding)
-        best_first = sorted(range(len(scores)), key=lambda index: -scores[index])
+        request = rank_request(body.query, documents, body.group)
+        encoding = await body.encode(http_request, service, settings, request)
+        with body.in_its_names():
+            best_first = ranked(encoding)
         results: list[dict[str, Any]] = []
-        for index in best_first[: body.top_n or None]:
-            result: dict[str, Any] = {"index": index, "relevance_score": scores[index]}
+        for each in best_first[: body.top_n or None]:
+            result: dict[str, Any] = {"index": each.index, "relevance_score": each.score}
             if body.return_documents is not False:
-                result["document"] = {"text": documents[index]}
+                result["document"] = {"text": documents[each.index]}
             results.append(result)
         answer = {
             "id": f"rerank-{uuid.uuid4().hex}",
@@ -95,16 +94,3 @@ def rerank_router(service: Service, settings: Settings) -> APIRouter:
     for path in PATHS:
         router.post(path, openapi_extra=body_schema(RerankBody))(rerank)
     return router
-
-
-def _scores(encoding: Encoding) -> list[float]:
-    """Raises InvalidRequest: the model has several classes."""
-    labels = encoding.labels
-    if len(labels) != 1:
-        told = ", ".join(map(repr, labels[:4])) + (", …" if len(labels) > 4 else "")
-        raise InvalidRequest(
-            f"a model that ranks has one class, and this one has {len(labels)}: {told}",
-            param="model",
-            hint="name a cross-encoder, or ask /v1/classify",
-        )
-    return [score for (score,) in encoding.vectors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, StrictStr
@@ -13,7 +14,7 @@ from takeoff.http.openai.fields import OpenAIBody, told_as
 from takeoff.http.openai.sampling import MAX_MODEL_CHARACTERS
 from takeoff.http.ports import Service
 from takeoff.http.texts import check_texts
-from takeoff.request import EncodeRequest, Encoding, Task, Text
+from takeoff.request import EncodeRequest, Encoding
 from takeoff.settings import Settings
 from takeoff.settings.values import DEFAULT_GROUP
 
@@ -40,16 +41,23 @@ class TextsBody(OpenAIBody):
     )
     user: str | None = Field(None, max_length=1_024, description="Who asks")
 
+    @property
+    def group(self) -> str:
+        return self.model or DEFAULT_GROUP
+
     async def encode(
-        self, http_request: HttpRequest, service: Service, settings: Settings, task: Task, texts: list[Text]
+        self, http_request: HttpRequest, service: Service, settings: Settings, request: EncodeRequest
     ) -> Encoding:
-        """What an encoder makes of `texts`, which the client put into `texts_field`.
+        """What an encoder makes of the texts of `request`, which the client put into `texts_field`.
 
         Raises:
             RequestValidationError, PayloadTooLarge: too many texts, or too long ones.
             InvalidRequest, NotFound: they can't be encoded, or there is no such model; `param` is a field.
         """
-        check_texts(texts, settings, self.texts_field)
-        request = EncodeRequest(task=task, texts=tuple(texts), group=self.model or DEFAULT_GROUP)
-        with told_as({"group": "model", "text": self.texts_field, None: self.texts_field}):
+        check_texts(request.texts, settings, self.texts_field)
+        with self.in_its_names():
             return await unless_client_leaves(http_request, lambda: service.encode(request))
+
+    def in_its_names(self) -> AbstractContextManager[None]:
+        """A refusal from here on names fields of this body."""
+        return told_as({"group": "model", "text": self.texts_field, None: self.texts_field})
