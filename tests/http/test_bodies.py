@@ -10,6 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.http.door import Answer, FakeService, ask, make_door
 
+from takeoff.http.openai.classify import ClassifyBody
+from takeoff.http.openai.embeddings import EmbeddingsBody
+from takeoff.http.openai.fields import OpenAIBody
+from takeoff.http.openai.rerank import RerankBody
+from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
 from takeoff.http.takeoff_pro import GenerateBody
 
 V1_FIELDS = [
@@ -130,6 +135,13 @@ CHAT_FIELDS = [
     "response_format",
     "structured_outputs",
 ]
+ENCODED_BODIES: dict[str, tuple[type[OpenAIBody], dict[str, object]]] = {
+    "/v1/embeddings": (EmbeddingsBody, {"input": "a"}),
+    "/v1/classify": (ClassifyBody, {"input": "a"}),
+    "/v1/rerank": (RerankBody, {"query": "a", "documents": ["b"]}),
+    "/tokenize": (TokenizeBody, {"messages": [{"role": "user", "content": "a"}]}),
+    "/detokenize": (DetokenizeBody, {"tokens": [1]}),
+}
 MESSAGE_FIELDS = [
     "role",
     "content",
@@ -158,6 +170,19 @@ def test_no_value_of_any_field_of_a_chat_is_an_error_of_ours() -> None:
     for body in bodies:
         answer = ask(app, "POST", path, body.encode())
         assert answer.status in (200, 400), (body[:200], answer.body)
+
+
+@pytest.mark.parametrize("path", ENCODED_BODIES)
+def test_no_value_of_any_field_of_the_other_routes_is_an_error_of_ours(path: str) -> None:
+    body, valid = ENCODED_BODIES[path]
+    app = make_door()
+    for field in (*body.model_fields, *body.unserved, "no_such_field"):
+        others = json.dumps({"model": "primary"} | valid | {field: 1})
+        for value in (*NUMBERS, *OTHERS, *ODD, *NESTED, '"' + "x" * 9_000 + '"'):
+            answer = ask(app, "POST", path, others.replace(f'"{field}": 1', f'"{field}": {value}').encode())
+            assert answer.error is None, (field, value[:80])
+            assert answer.status in (200, 400, 404), (field, value[:80])
+            assert len(answer.body) < 40_000
 
 
 @pytest.mark.parametrize("path", PROMPT)

@@ -173,6 +173,8 @@ ENCODED = [
     ("takeoff", "/embed", {"text": ["a", "b"]}),
     ("takeoff", "/classify", {"text": [["a", "b"]]}),
     ("front", "/v1/embeddings", {"input": "a"}),
+    ("front", "/v1/classify", {"input": "a"}),
+    ("openai", "/rerank", {"query": "a", "documents": ["a", "b"]}),
 ]
 
 
