@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from takeoff.call_formats import CallSyntax
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,11 @@ class CallParser:
             return ""
         self._opening = self._syntax.between + self._syntax.opening
         return self._start()
+
+
+def new_call_id() -> str:
+    """An id for a call, of the nine letters and digits that some templates want."""
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
 
 
 def _end_of(written: str, text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What an answer must match: OpenAI's response_format, and the names that other servers have for it."""
+"""What an answer must match: OpenAI's formats, and the names that other servers have for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from takeoff.request import Constraint, ConstraintKind
 MAX_CHOICES = 1_000
 MAX_FORMAT_NAME = 64
 
-_ANY_OBJECT = {"type": "object"}
+ANY_OBJECT = {"type": "object"}
 
 
 class JsonSchemaFormat(Inner):
@@ -59,6 +59,7 @@ class SchemaFormat(Inner):
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")]
 Choices = Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+PossibleConstraint = tuple[str, Callable[[Any], Constraint], Any]  # the field, and what it makes of its value
 
 
 class StructuredOutputs(Inner):
@@ -80,11 +81,8 @@ class StructuredOutputs(Inner):
 
 
 class ConstrainedBody(OpenAIBody):
-    """The fields. At most one of them is given."""
+    """The fields that are not OpenAI's. At most one that constrains the answer is given."""
 
-    response_format: ResponseFormat | None = Field(
-        None, description="`text`, `json_object`, or `json_schema`, which is enforced, `strict` or not"
-    )
     regex: StrictStr | None = Field(
         None,
         description="Regular expression, of Python's dialect, that the whole answer matches; not OpenAI's",
@@ -108,7 +106,7 @@ class ConstrainedBody(OpenAIBody):
         Raises:
             InvalidRequest: several do, or a schema can't be written down.
         """
-        given = [(name, make, value) for name, make, value in self._constraints() if value is not None]
+        given = [(name, make, value) for name, make, value in self.constraints() if value is not None]
         if len(given) > 1:
             (first, *_), (second, *_), *_ = given
             message = f"{first} and {second} are both given, and one of them constrains the answer"
@@ -120,27 +118,46 @@ class ConstrainedBody(OpenAIBody):
                 raise InvalidRequest(f"{name} is nested too deeply", param=name) from exc
         return None
 
-    def _constraints(self) -> list[tuple[str, Callable[[Any], Constraint], Any]]:
-        form = self.response_format
+    def constraints(self) -> list[PossibleConstraint]:
+        """All that could be given."""
         outputs = self.structured_outputs or StructuredOutputs.model_validate({})
         return [
-            ("response_format", _schema, form.told if isinstance(form, SchemaFormat) else None),
-            ("response_format", _schema, _ANY_OBJECT if isinstance(form, JsonObjectFormat) else None),
             ("regex", _regex, self.regex),
             ("grammar", _grammar, self.grammar),
-            ("structured_outputs", _schema, outputs.json_),
-            ("structured_outputs", _schema, _ANY_OBJECT if outputs.json_object else None),
+            ("structured_outputs", schema_constraint, outputs.json_),
+            ("structured_outputs", schema_constraint, ANY_OBJECT if outputs.json_object else None),
             ("structured_outputs", _regex, outputs.regex),
             ("structured_outputs", _choice, outputs.choice),
             ("structured_outputs", _grammar, outputs.grammar),
-            ("guided_json", _schema, self.guided_json),
+            ("guided_json", schema_constraint, self.guided_json),
             ("guided_regex", _regex, self.guided_regex),
             ("guided_choice", _choice, self.guided_choice),
             ("guided_grammar", _grammar, self.guided_grammar),
         ]
 
 
-def _schema(value: Any) -> Constraint:
+class FormattedBody(ConstrainedBody):
+    """And OpenAI's field, as /v1/chat/completions and /v1/completions have it."""
+
+    response_format: ResponseFormat | None = Field(
+        None, description="`text`, `json_object`, or `json_schema`, which is enforced, `strict` or not"
+    )
+
+    def constraints(self) -> list[PossibleConstraint]:
+        """As ConstrainedBody has them, `response_format` first."""
+        form = self.response_format
+        return [
+            ("response_format", schema_constraint, form.told if isinstance(form, SchemaFormat) else None),
+            (
+                "response_format",
+                schema_constraint,
+                ANY_OBJECT if isinstance(form, JsonObjectFormat) else None,
+            ),
+            *super().constraints(),
+        ]
+
+
+def schema_constraint(value: Any) -> Constraint:
     """Of a schema, or of its JSON."""
     source = value if isinstance(value, str) else json.dumps(value)
     return Constraint(ConstraintKind.JSON_SCHEMA, source)

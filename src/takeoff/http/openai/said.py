@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Sequence
 from typing import Any
 
-from takeoff.http.openai.calls import Arguments, Begun
+from takeoff.http.openai.calls import Arguments, Begun, new_call_id
 from takeoff.http.openai.logprobs import chat_logprobs
 from takeoff.http.openai.pieces import AnswerReader, Content, Thought, whole_answer
 from takeoff.http.ports import Generation
 from takeoff.request import FinishReason, TokenEvent
 
 _ROLE = {"role": "assistant"}
-_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 def whole_choice(
@@ -78,9 +75,7 @@ class Deltas:
 
 
 def _call(name: str, arguments: str = "") -> dict[str, Any]:
-    """A call. Its id has the nine letters and digits that some templates want."""
-    call_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"id": new_call_id(), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _reason(reason: FinishReason | None, *, has_calls: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""What /v1/completions and /v1/chat/completions have in common: the fields that choose the tokens."""
+"""What the routes that generate have in common: the fields that choose the tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StrictStr
 
 from takeoff.errors import InvalidRequest, NotFound
 from takeoff.http.bodies import Texts
-from takeoff.http.openai.constraints import ConstrainedBody
+from takeoff.http.openai.constraints import ConstrainedBody, FormattedBody
 from takeoff.http.openai.fields import Inner, Unserved
 from takeoff.http.ports import Service
 from takeoff.request import (
@@ -44,10 +44,11 @@ class StreamOptions(Inner):
     include_obfuscation: Literal[False] = False
 
 
-class SamplingBody(ConstrainedBody):
-    """The fields. Null means the default."""
+class TokensBody(ConstrainedBody):
+    """The fields of one answer's tokens. Null means the default."""
 
     prompt_field: ClassVar[str]  # what a refusal that names no field is about
+    max_tokens_field: ClassVar[str] = "max_tokens"
 
     model: StrictStr | None = Field(
         None,
@@ -56,7 +57,6 @@ class SamplingBody(ConstrainedBody):
     )
     temperature: float | None = Field(1.0, ge=0, le=100, description="0 is greedy; default 1")
     top_p: float | None = Field(1.0, gt=0, le=1, description="Nucleus; default 1, which is no restriction")
-    n: int | None = Field(1, ge=1, le=MAX_N, description=f"Choices, up to {MAX_N}")
     stop: StrictStr | Texts | None = Field(
         None, description=f"Text, or up to {MAX_STOP_STRINGS}, that ends the answer and is no part of it"
     )
@@ -64,9 +64,6 @@ class SamplingBody(ConstrainedBody):
         None, ge=-(2**63), le=2**63 - 1, description="The same seed and request give the same answer"
     )
     stream: bool | None = Field(False, description="Send the answer in events as it is made")
-    stream_options: StreamOptions | None = Field(
-        None, description="`include_usage`: a last event tells the tokens; only with `stream`"
-    )
     presence_penalty: float | None = Field(
         0.0, ge=-2, le=2, description="Subtracted from the logits of tokens in the answer so far"
     )
@@ -97,34 +94,16 @@ class SamplingBody(ConstrainedBody):
     def group(self) -> str:
         return self.model or DEFAULT_GROUP
 
-    @property
-    def with_usage(self) -> bool:
-        """Whether a stream ends with an event that tells the tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    def check_fields(self, *, lenient: bool) -> None:
-        """As OpenAIBody has it; and `stream_options` are a stream's."""
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
-        super().check_fields(lenient=lenient)
-
-    def samplings(self, max_tokens: int | None) -> list[SamplingParams]:
-        """How the tokens of each choice are chosen.
+    def sampling(self, max_tokens: int | None) -> SamplingParams:
+        """How the tokens of an answer of so many are chosen.
 
         Raises:
             InvalidRequest: fields that contradict each other, or are out of bounds.
         """
-        sampling = self._sampling(max_tokens)
-        choices = range(self.n or 1)
-        if self.seed is None:
-            return [sampling for _ in choices]
-        return [replace(sampling, seed=(self.seed + choice) % (MAX_SEED + 1)) for choice in choices]
-
-    def _sampling(self, max_tokens: int | None) -> SamplingParams:
         stop: Sequence[str] = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
             raise InvalidRequest(
-                f"min_tokens is {self.min_tokens}, which is more than max_tokens, {max_tokens}",
+                f"min_tokens is {self.min_tokens}, which is more than {self.max_tokens_field}, {max_tokens}",
                 param="min_tokens",
             )
         constraint = self.constraint()
@@ -137,6 +116,7 @@ class SamplingBody(ConstrainedBody):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=self.logit_bias or {},
+            seed=None if self.seed is None else self.seed % (MAX_SEED + 1),
             max_new_tokens=max_tokens,
             min_new_tokens=self.min_tokens or 0,
             stop=tuple(stop),
@@ -167,6 +147,38 @@ class SamplingBody(ConstrainedBody):
                     exc.message = f"{field}: {exc.message}"
             exc.param = names.get(exc.param, exc.param)
             raise
+
+
+class SamplingBody(TokensBody, FormattedBody):
+    """And those of answers of several choices, which /v1/completions and /v1/chat/completions have."""
+
+    n: int | None = Field(1, ge=1, le=MAX_N, description=f"Choices, up to {MAX_N}")
+    stream_options: StreamOptions | None = Field(
+        None, description="`include_usage`: a last event tells the tokens; only with `stream`"
+    )
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with an event that tells the tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check_fields(self, *, lenient: bool) -> None:
+        """As OpenAIBody has it; and `stream_options` are a stream's."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
+        super().check_fields(lenient=lenient)
+
+    def samplings(self, max_tokens: int | None) -> list[SamplingParams]:
+        """How the tokens of each choice are chosen.
+
+        Raises:
+            InvalidRequest: fields that contradict each other, or are out of bounds.
+        """
+        sampling = self.sampling(max_tokens)
+        choices = range(self.n or 1)
+        if sampling.seed is None:
+            return [sampling for _ in choices]
+        return [replace(sampling, seed=(sampling.seed + choice) % (MAX_SEED + 1)) for choice in choices]
 
 
 def model_told(model: str | None, service: Service) -> str:

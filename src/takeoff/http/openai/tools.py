@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,15 @@ def _tool(tool: Any, at: str, *, lenient: bool) -> dict[str, Any]:
         message = f"{at} must be a tool of the type function, got {reprlib.repr(tool)}"
         raise InvalidRequest(message, param=at)
     refuse_unknown(tool.keys() - {"type", "function"}, ["type", "function"], lenient=lenient, inside=at)
-    at = f"{at}.function"
+    return function_tool(function, f"{at}.function", lenient=lenient)
+
+
+def function_tool(function: Mapping[str, Any], at: str, *, lenient: bool) -> dict[str, Any]:
+    """The tool that the function at `at` is, as templates want it.
+
+    Raises:
+        InvalidRequest: `param` is the place.
+    """
     refuse_unknown(function.keys() - set(_FUNCTION_FIELDS), _FUNCTION_FIELDS, lenient=lenient, inside=at)
     name, description, parameters = (function.get(field) for field in _FUNCTION_FIELDS[:3])
     if not isinstance(name, str) or not _NAME.fullmatch(name):
