@@ -11,7 +11,7 @@ def sse_event(data: bytes) -> bytes:
 
 
 def named_event(kind: str, data: bytes) -> bytes:
-    """One event of Anthropic's API, which has a name; `data` is JSON."""
+    """One event that says what it is; `data` is JSON and so has no line breaks."""
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Fields whose value can't change the answer: taken, checked for their type, and not looked at.
 HARMLESS = frozenset(
     {
+        "max_tool_calls",
         "metadata",
         "prediction",
         "prompt_cache_key",

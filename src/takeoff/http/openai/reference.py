@@ -12,11 +12,13 @@ from takeoff.http.openai.completions import CompletionBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
 from takeoff.http.openai.fields import HARMLESS, OpenAIBody
 from takeoff.http.openai.rerank import RerankBody
+from takeoff.http.openai.responses.body import ResponsesBody
 from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
 
 _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
+    "/v1/responses": ResponsesBody,
     "/v1/embeddings": EmbeddingsBody,
     "/v1/classify": ClassifyBody,
     "/v1/rerank, /v2/rerank, /rerank": RerankBody,

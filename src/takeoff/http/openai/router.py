@@ -10,6 +10,7 @@ from takeoff.http.openai.completions import completions_router
 from takeoff.http.openai.embeddings import embeddings_router
 from takeoff.http.openai.models import models_router
 from takeoff.http.openai.rerank import rerank_router
+from takeoff.http.openai.responses.router import responses_router
 from takeoff.http.openai.tokens import token_router
 from takeoff.http.ports import Service
 from takeoff.settings import Settings
@@ -21,6 +22,7 @@ def openai_routers(service: Service, settings: Settings) -> list[APIRouter]:
         models_router(service),
         chat_router(service, settings),
         completions_router(service, settings),
+        responses_router(service, settings),
         embeddings_router(service, settings),
         classify_router(service, settings),
         rerank_router(service, settings),

@@ -49,6 +49,7 @@ class TokensBody(ConstrainedBody):
 
     prompt_field: ClassVar[str]  # what a refusal that names no field is about
     max_tokens_field: ClassVar[str] = "max_tokens"
+    wire_names: ClassVar[Mapping[str | None, str]] = {"group": "model"}  # of what has another name inside
 
     model: StrictStr | None = Field(
         None,
@@ -137,8 +138,8 @@ class TokensBody(ConstrainedBody):
             constraint = self.constraint()
             names: dict[str | None, str] = {
                 None: self.prompt_field,
-                "group": "model",
                 "image_data": self.prompt_field,
+                **self.wire_names,
             }
             if constraint is not None:
                 field, tried = constraint
