@@ -122,7 +122,7 @@ def test_what_is_not_served_is_refused_by_its_name(field: str, value: object) ->
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"include_obfuscation": True}, "stream_options"),
+        ({"include_obfuscation": True}, "stream_options.include_obfuscation"),
         ({"include_use": True}, "stream_options.include_use"),
         (5, "stream_options"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from tests.http.door import FakeService, ask, make_door, post
 
 from takeoff.errors import InvalidRequest
+from takeoff.http.openai.reference import openai_page
 from takeoff.request import Constraint, ConstraintKind
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -106,6 +107,21 @@ def test_an_unknown_field_inside_an_object_is_refused_by_its_path_or_logged(
     with caplog.at_level(logging.WARNING):
         assert ask(make_door(lenient=True), "POST", "/v1/completions", {"prompt": "a", **body}).status == 200
     assert caplog.messages == [f"ignored the unknown field '{place}'"]
+
+
+def test_the_reference_tells_what_stands_inside_of_objects_once() -> None:
+    section = openai_page().partition("## /v1/completions\n")[2].partition("\n## ")[0]
+    for row in (
+        "| `stream_options.include_usage` | honoured |",
+        "| `stream_options.include_obfuscation` | refused | but for `null`, `false` |",
+        "| `response_format.type` | honoured |",
+        "| `response_format.json_schema` | honoured |",
+        "| `response_format.json_schema.strict` | harmless |",
+        "| `structured_outputs.json` | honoured |",
+    ):
+        assert section.count(row) == 1
+    assert "`response_format.json_schema` | refused" not in section
+    assert "None" not in section  # a field without a description
 
 
 def test_defaults_of_fields_that_are_not_served_are_taken_inside_objects_too() -> None:

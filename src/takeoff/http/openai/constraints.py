@@ -17,38 +17,44 @@ MAX_CHOICES = 1_000
 MAX_FORMAT_NAME = 64
 
 ANY_OBJECT = {"type": "object"}
+_NO_SCHEMA = {"json_schema": Unserved(instead="use the type json_schema")}
+FORMAT_TYPE: Any = Field(description="`text`, `json_object` or `json_schema`")
 
 
 class JsonSchemaFormat(Inner):
     """`json_schema` of a response_format. It is always enforced, `strict` or not."""
 
-    name: StrictStr = Field(max_length=MAX_FORMAT_NAME)
-    schema_: Any = Field(None, alias="schema")
-    description: StrictStr | None = None
-    strict: bool | None = None
+    harmless: ClassVar[frozenset[str]] = frozenset({"name", "description", "strict"})
+
+    name: StrictStr = Field(max_length=MAX_FORMAT_NAME, description="What it is called")
+    schema_: Any = Field(
+        None, alias="schema", description="JSON Schema that the answer obeys; default: any JSON"
+    )
+    description: StrictStr | None = Field(None, description="What the answer is for")
+    strict: bool | None = Field(None, description="Schemas are always enforced")
 
 
 class TextFormat(Inner):
     """No constraint."""
 
-    unserved: ClassVar[Mapping[str, Unserved]] = {"json_schema": Unserved()}
+    unserved: ClassVar[Mapping[str, Unserved]] = _NO_SCHEMA
 
-    type: Literal["text"]
+    type: Literal["text"] = FORMAT_TYPE
 
 
 class JsonObjectFormat(Inner):
     """Any object of JSON."""
 
-    unserved: ClassVar[Mapping[str, Unserved]] = {"json_schema": Unserved(instead="use the type json_schema")}
+    unserved: ClassVar[Mapping[str, Unserved]] = _NO_SCHEMA
 
-    type: Literal["json_object"]
+    type: Literal["json_object"] = FORMAT_TYPE
 
 
 class SchemaFormat(Inner):
     """JSON that a schema describes."""
 
-    type: Literal["json_schema"]
-    json_schema: JsonSchemaFormat
+    type: Literal["json_schema"] = FORMAT_TYPE
+    json_schema: JsonSchemaFormat = Field(description="With the type of that name")
 
     @property
     def told(self) -> Any:
@@ -73,11 +79,11 @@ class StructuredOutputs(Inner):
         "whitespace_pattern": Unserved(),
     }
 
-    json_: Any = Field(None, alias="json")
-    json_object: bool | None = None
-    regex: StrictStr | None = None
-    choice: Choices | None = None
-    grammar: StrictStr | None = None
+    json_: Any = Field(None, alias="json", description="JSON Schema, or its text")
+    json_object: bool | None = Field(None, description="Any object of JSON")
+    regex: StrictStr | None = Field(None, description="As `regex`")
+    choice: Choices | None = Field(None, description="As `guided_choice`")
+    grammar: StrictStr | None = Field(None, description="As `grammar`")
 
 
 class ConstrainedBody(OpenAIBody):

@@ -55,6 +55,7 @@ class Inner(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    harmless: ClassVar[frozenset[str]] = frozenset()  # of an object inside; a body's are HARMLESS
     unserved: ClassVar[Mapping[str, Unserved]] = {}
 
     def check_at(self, place: str | None, *, lenient: bool) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, get_args
 
 from takeoff.call_formats import MAX_ANSWER_CALLS
 from takeoff.http.openai.chat import ChatBody
 from takeoff.http.openai.classify import ClassifyBody
 from takeoff.http.openai.completions import CompletionBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
-from takeoff.http.openai.fields import HARMLESS, OpenAIBody
+from takeoff.http.openai.fields import HARMLESS, Inner, OpenAIBody
 from takeoff.http.openai.rerank import RerankBody
 from takeoff.http.openai.responses.body import ResponsesBody
 from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
@@ -72,16 +73,32 @@ def openai_page() -> str:
 
 def fields_section(path: str, body: type[OpenAIBody], harmless: Collection[str]) -> str:
     """The fields of the route `path`, and their classes; those of `harmless` that it declares are so."""
-    rows = [("field", "class", "meaning"), ("---", "---", "---")]
-    for name, field in sorted(body.model_fields.items()):
-        rows.append((f"`{name}`", "harmless" if name in harmless else "honoured", str(field.description)))
-    for name, unserved in sorted(body.unserved.items()):
-        values = ", ".join(f"`{json.dumps(value)}`" for value in unserved.harmless)
-        instead = f"; {unserved.instead}" if unserved.instead else ""
-        rows.append((f"`{name}`", "refused", f"but for {values}{instead}"))
+    rows = [("field", "class", "meaning"), ("---", "---", "---"), *_rows(body, "", harmless)]
     return f"## {path}\n\n{table_of(rows)}"
 
 
 def table_of(rows: Iterable[Sequence[str]]) -> str:
     """Rows of cells, the first two the head, as a table of Markdown."""
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def _rows(fields_of: type[Inner], place: str, harmless: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """A row for each field, those of the objects inside behind their own, and then what is not served."""
+    for name, field in sorted(fields_of.model_fields.items()):
+        path = f"{place}{field.alias or name}"
+        yield f"`{path}`", "harmless" if name in harmless else "honoured", str(field.description)
+        rows = [row for each in _inner(field.annotation) for row in _rows(each, f"{path}.", each.harmless)]
+        taken = {name for name, kind, _ in rows if kind != "refused"}  # by an object of some type
+        yield from dict.fromkeys(row for row in rows if row[1] != "refused" or row[0] not in taken)
+    for name, unserved in sorted(fields_of.unserved.items()):
+        values = ", ".join(f"`{json.dumps(value)}`" for value in unserved.harmless)
+        instead = f"; {unserved.instead}" if unserved.instead else ""
+        yield f"`{place}{name}`", "refused", f"but for {values}{instead}"
+
+
+def _inner(annotation: Any) -> Iterator[type[Inner]]:
+    """The objects that a field may be, or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Inner):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _inner(part)

@@ -27,7 +27,7 @@ MAX_TOP_N = 2**31 - 1
 class Document(Inner):
     """A document as some clients write it."""
 
-    text: StrictStr
+    text: StrictStr = Field(description="Of the document")
 
 
 class RerankBody(TextsBody):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, StrictStr
 
@@ -38,10 +38,12 @@ def _few(biases: Any) -> Any:
 class StreamOptions(Inner):
     """What a stream tells beside its text."""
 
-    unserved: ClassVar[Mapping[str, Unserved]] = {"continuous_usage_stats": Unserved((None, False))}
+    unserved: ClassVar[Mapping[str, Unserved]] = {
+        "continuous_usage_stats": Unserved((None, False)),
+        "include_obfuscation": Unserved((None, False)),
+    }
 
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_usage: bool = Field(False, description="Tell the tokens in a last event")
 
 
 class TokensBody(ConstrainedBody):
@@ -155,7 +157,7 @@ class SamplingBody(TokensBody, FormattedBody):
 
     n: int | None = Field(1, ge=1, le=MAX_N, description=f"Choices, up to {MAX_N}")
     stream_options: StreamOptions | None = Field(
-        None, description="`include_usage`: a last event tells the tokens; only with `stream`"
+        None, description="What a stream tells beside its text; only with `stream`"
     )
 
     @property

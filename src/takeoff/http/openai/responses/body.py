@@ -12,6 +12,7 @@ from takeoff.errors import InvalidRequest
 from takeoff.http.openai.chat import Effort
 from takeoff.http.openai.constraints import (
     ANY_OBJECT,
+    FORMAT_TYPE,
     JsonObjectFormat,
     JsonSchemaFormat,
     PossibleConstraint,
@@ -43,8 +44,8 @@ Includable = Literal[
 class FlatSchemaFormat(JsonSchemaFormat):
     """JSON that a schema describes, enforced whether `strict` or not."""
 
-    type: Literal["json_schema"]
-    schema_: dict[StrictStr, Any] = Field(alias="schema")
+    type: Literal["json_schema"] = FORMAT_TYPE
+    schema_: dict[StrictStr, Any] = Field(alias="schema", description="JSON Schema that the answer obeys")
 
 
 TextFormats = Annotated[TextFormat | JsonObjectFormat | FlatSchemaFormat, Field(discriminator="type")]
@@ -55,7 +56,7 @@ class TextConfig(Inner):
 
     unserved: ClassVar[Mapping[str, Unserved]] = {"verbosity": Unserved((None, "medium"))}
 
-    format: TextFormats | None = None
+    format: TextFormats | None = Field(None, description="What the text is: free, or JSON of a schema")
 
 
 class Reasoning(Inner):
@@ -68,7 +69,7 @@ class Reasoning(Inner):
         "summary": Unserved((None, "auto"), "the thought is told as it is"),
     }
 
-    effort: Effort | None = None
+    effort: Effort | None = Field(None, description="As `reasoning_effort` of a chat")
 
 
 class ResponseStreamOptions(Inner):
@@ -82,9 +83,11 @@ class PromptCacheOptions(Inner):
 
     unserved: ClassVar[Mapping[str, Unserved]] = {"prewarm": Unserved((None, False))}
 
-    comparison_response_id: StrictStr | None = None
-    mode: StrictStr | None = None
-    ttl: StrictStr | None = None
+    harmless: ClassVar[frozenset[str]] = frozenset({"comparison_response_id", "mode", "ttl"})
+
+    comparison_response_id: StrictStr | None = Field(None, description="Not looked at")
+    mode: StrictStr | None = Field(None, description="Not looked at")
+    ttl: StrictStr | None = Field(None, description="Not looked at")
 
 
 class ResponsesBody(TokensBody):
