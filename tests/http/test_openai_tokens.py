@@ -15,6 +15,10 @@ from takeoff.request import Conversation
 from takeoff.settings import ReaderSettings
 
 USER = {"role": "user", "content": "Hello"}
+IMAGE = {
+    "role": "user",
+    "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}],
+}
 ASSISTANT = {"role": "assistant", "content": "Well,"}
 TOOL = {"type": "function", "function": {"name": "f", "description": "d"}}
 
@@ -45,7 +49,12 @@ def test_token_strings_are_told_on_demand() -> None:
 )
 def test_messages_are_those_of_a_chat(options: dict[str, Any]) -> None:
     service = FakeService()
-    body = {"tools": [TOOL], "chat_template_kwargs": {"thinks": False}}
+    body = {
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "chat_template_kwargs": {"thinks": False},
+        "reasoning_effort": "low",
+    }
     answer = post(service, "/tokenize", messages=[USER], **body, **options)
     assert (answer.json["count"], answer.json["tokens"]) == (1, [4])
     chatted = FakeService()
@@ -89,6 +98,8 @@ def test_the_reader_is_found_as_a_generation_finds_it_and_a_live_one_if_any_is()
         ("/tokenize", {"prompt": "a", "messages": [USER]}, "prompt"),
         ("/tokenize", {"prompt": ["a"]}, "prompt"),
         ("/tokenize", {"prompt": "a", "tools": [TOOL]}, "tools"),
+        ("/tokenize", {"prompt": "a", "reasoning_effort": "low"}, "reasoning_effort"),
+        ("/tokenize", {"messages": [IMAGE]}, "messages"),
         ("/tokenize", {"prompt": "a", "add_generation_prompt": True}, "add_generation_prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": [USER | {"contents": "a"}]}, "messages[0].contents"),

@@ -14,7 +14,7 @@ from takeoff.errors import InvalidRequest
 from takeoff.http.answers import unless_client_leaves
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.encoders import json_response
-from takeoff.http.openai.chat import ChatBody
+from takeoff.http.openai.chat import ChatBody, Effort
 from takeoff.http.openai.fields import OpenAIBody, Unserved, told_as
 from takeoff.http.openai.models import reader_of
 from takeoff.http.openai.sampling import MAX_MODEL_CHARACTERS
@@ -24,6 +24,10 @@ from takeoff.request import Conversation
 from takeoff.settings import Settings
 
 _MODEL = "A model, a reader or a group; default: the group `primary`"
+
+
+_OF_ITS_PROMPT = ("tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")  # fields of a chat
+_OF_CHATS = (*_OF_ITS_PROMPT, "add_generation_prompt", "continue_final_message")
 
 
 class TokenizeBody(OpenAIBody):
@@ -41,6 +45,8 @@ class TokenizeBody(OpenAIBody):
         None, description="A conversation, as `/v1/chat/completions` takes it: the same tokens come out"
     )
     tools: list[Any] | None = Field(None, description="As of a chat, with `messages`")
+    tool_choice: Any = Field(None, description="As of a chat: of `none` no tool is told; not vLLM's")
+    reasoning_effort: Effort | None = Field(None, description="As of a chat, with `messages`; not vLLM's")
     chat_template_kwargs: dict[StrictStr, Any] | None = Field(
         None, description="As of a chat, with `messages`"
     )
@@ -65,7 +71,7 @@ class TokenizeBody(OpenAIBody):
         if (self.prompt is None) == (self.messages is None):
             raise InvalidRequest("either prompt or messages must be given", param="prompt")
         if self.messages is None:
-            for name in ("tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"):
+            for name in _OF_CHATS:
                 if getattr(self, name):
                     raise InvalidRequest(f"{name} needs messages", param=name)
 
@@ -76,13 +82,12 @@ class TokenizeBody(OpenAIBody):
             InvalidRequest: as for a chat; another beginning of the answer is asked for.
         """
         chat = ChatBody.model_validate(
-            {
-                "messages": self.messages,
-                "tools": self.tools,
-                "chat_template_kwargs": self.chat_template_kwargs,
-            }
+            {"messages": self.messages, **{name: getattr(self, name) for name in _OF_ITS_PROMPT}}
         )
-        conversation = chat.requests(lenient=lenient)[0].prompt
+        request = chat.requests(lenient=lenient)[0]
+        if request.images:
+            raise InvalidRequest("an image has no token ids", param="messages", hint="send its text only")
+        conversation = request.prompt
         assert isinstance(conversation, Conversation), "a chat's prompt is one"
         is_continued = conversation.messages[-1]["role"] == "assistant"
         for name, is_so in (
