@@ -20,6 +20,7 @@ import pytest
 import requests
 from tests.cli.test_serve import LIMIT_S, are_gone, serving
 from tests.e2e.test_images import png
+from tests.e2e.test_thinking_server import write_thinking_model
 from tests.engine.encoder.test_models import classifier
 from tests.models.lora_files import write_lora
 from tests.models.vision_files import write_projector
@@ -110,6 +111,27 @@ def test_an_assistants_last_message_is_continued(llm: takeoff.LLM) -> None:
     begun = [*asked, {"role": "assistant", "content": "The capital of France is"}]
     answer = llm.chat(begun, max_new_tokens=4, temperature=0)  # type: ignore[arg-type]
     assert answer.startswith(" Paris")
+
+
+def test_what_a_model_thinks_is_told_apart_from_its_answer(
+    smollm2_path: Path, tmp_path: Path, llm: takeoff.LLM
+) -> None:
+    path, asked = tmp_path / "thinking.gguf", [{"role": "user", "content": "How many legs has a cat?"}]
+    write_thinking_model(path, smollm2_path)
+    greedy: Sampling = {"max_new_tokens": 12, "temperature": 0.0}
+    with takeoff.LLM(str(path), **SMALL) as thinking:
+        cut = thinking.complete_chat(asked, logprobs=0, **greedy)  # type: ignore[arg-type]
+        assert cut.text == thinking.chat(asked, **greedy) == ""  # type: ignore[arg-type]
+        assert cut.thought.strip()
+        assert (len(cut.logprobs), cut.finish_reason) == (12, "length")
+        assert list(thinking.stream_chat(asked, **greedy)) == []  # type: ignore[arg-type]
+        constrained = {"regex": "[0-9] legs", "max_new_tokens": 400, "reasoning_effort": "none"}
+        answer = thinking.complete_chat(asked, **constrained)  # type: ignore[arg-type]
+        assert re.fullmatch("[0-9] legs", answer.text)
+        assert answer.thought == ""
+        with pytest.raises(InvalidRequest, match="no reasoning_effort 'high'"):
+            thinking.chat(asked, reasoning_effort="high")  # type: ignore[arg-type]
+    assert llm.complete_chat(asked, **greedy).thought == ""  # type: ignore[arg-type]
 
 
 def test_adapters_and_images_go_with_a_prompt(smollm2_path: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from takeoff.errors import InvalidRequest, NotReady
 from takeoff.models.progress import Progress
-from takeoff.python.completion import Completion, completion_of
+from takeoff.python.completion import AnswerText, Completion, completion_of
 from takeoff.python.options import (
     ChatOptions,
     Message,
@@ -172,14 +172,30 @@ class AsyncLLM:
     async def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> str:
         """The model's answer to a conversation, written with its own chat template.
 
-        An assistant's message at the end is continued. Raises as `generate`.
+        What it thinks first is no part of it. An assistant's message at the end is continued.
+
+        Raises as `generate`.
         """
-        return (await self._complete(chat_request(messages, self._group, options))).text
+        return (await self.complete_chat(messages, **options)).text
+
+    async def complete_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> Completion:
+        """As `chat`, with the thought and all else that `complete` gives, and takes."""
+        request = chat_request(
+            messages, self._group, options, logprobs=logprobs, prompt_logprobs=prompt_logprobs
+        )
+        return await self._complete(request)
 
     def stream_chat(
         self, messages: Sequence[Message], **options: Unpack[ChatOptions]
     ) -> AsyncGenerator[str, None]:
-        """The answer to a conversation in pieces as they come. Raises as `stream`."""
+        """The answer to a conversation in pieces as they come, without the thought. Raises as `stream`."""
         return self._pieces(chat_request(messages, self._group, options))
 
     @overload
@@ -263,13 +279,14 @@ class AsyncLLM:
     async def _complete(self, request: Request) -> Completion:
         with await self._running_service().generate(request) as generation:
             event = joined([event async for event in generation])
-            return completion_of(event, prompt_tokens=generation.prompt_tokens)
+            return completion_of(event, generation.thought, prompt_tokens=generation.prompt_tokens)
 
     async def _pieces(self, request: Request) -> AsyncGenerator[str, None]:
         with await self._running_service().generate(request) as generation:
+            answer = AnswerText(generation.thought)
             async for event in generation:
-                if event.text:
-                    yield event.text
+                if text := answer.take(event):
+                    yield text
 
 
 class _LoggedProgress(Progress):

@@ -115,6 +115,23 @@ class LLM:
         """The model's answer to a conversation, written with its own chat template."""
         return self._thread.run(lambda: self._calls.chat(messages, **options))
 
+    def complete_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> Completion:
+        """As `chat`, with the thought and all else that `complete` gives, and takes."""
+
+        async def call() -> Completion:
+            return await self._calls.complete_chat(
+                messages, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **options
+            )
+
+        return self._thread.run(call)
+
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Iterator[str]:
         """The answer to a conversation in pieces as they come."""
         return self._iterate(self._calls.stream_chat(messages, **options))

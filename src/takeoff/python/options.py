@@ -23,6 +23,9 @@ Prompts = Texts | list[list[int]] | list[tuple[int, ...]]
 Pair = tuple[str, str]  # query and document, question and context
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class Sampling(TypedDict, total=False):
     """How the next token is chosen: the fields of `takeoff.request.SamplingParams`, with their defaults.
 
@@ -48,8 +51,8 @@ class Sampling(TypedDict, total=False):
     json_schema: str | dict[str, Any]
 
 
-class ChatOptions(Sampling, total=False):
-    """How a conversation is answered: `Sampling`, and
+class Options(Sampling, total=False):
+    """What every generation takes: `Sampling`, and
 
     lora_id: name of an adapter that the model was loaded with; None: the model as it is.
     """
@@ -57,8 +60,18 @@ class ChatOptions(Sampling, total=False):
     lora_id: str | None
 
 
-class PromptOptions(ChatOptions, total=False):
-    """How a prompt is completed: `ChatOptions`, and
+class ChatOptions(Options, total=False):
+    """How a conversation is answered: `Options`, and
+
+    reasoning_effort: how hard to think, as the model's template knows it: `none` does not, `medium` is the
+        default of models that do; None: as the template has it.
+    """
+
+    reasoning_effort: Effort | None
+
+
+class PromptOptions(Options, total=False):
+    """How a prompt is completed: `Options`, and
 
     chat_template: whether a text is wrapped as a user's message; None: as the setting says, by default
         where the model has a template and the text has none of its marks. Token ids never are.
@@ -83,7 +96,7 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True):
     content: str
 
 
-_OPTION_TYPES = get_type_hints(PromptOptions)
+_OPTION_TYPES = get_type_hints(PromptOptions) | get_type_hints(ChatOptions)
 
 
 def is_one(prompts: Prompt | Prompts) -> bool:
@@ -112,12 +125,9 @@ def prompt_request(
         for name, has_meaning in (("chat_template", chat_template), ("images", images)):
             if has_meaning:
                 raise InvalidRequest(f"{name} is for a text, token ids are used as they are", param=name)
-    sampling = sampling_params(given)
-    if logprobs is not None or prompt_logprobs:
-        sampling = replace(sampling, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
     return Request(
         prompt=checked,
-        sampling=sampling,
+        sampling=replace(sampling_params(given), logprobs=logprobs, prompt_logprobs=prompt_logprobs),
         group=group,
         chat_template=chat_template,
         lora_id=lora_id,
@@ -125,16 +135,27 @@ def prompt_request(
     )
 
 
-def chat_request(messages: Sequence[Message], group: str, options: Mapping[str, Any]) -> Request:
+def chat_request(
+    messages: Sequence[Message],
+    group: str,
+    options: Mapping[str, Any],
+    *,
+    logprobs: int | None = None,
+    prompt_logprobs: bool = False,
+) -> Request:
     """What the service is asked for a conversation with `ChatOptions`.
 
     Raises:
         InvalidRequest: an option that there is not, or wrong; no list of messages of text.
     """
     given = _converted(options, ChatOptions)
-    lora_id = given.pop("lora_id", None)
-    prompt = conversation(messages)
-    return Request(prompt=prompt, sampling=sampling_params(given), group=group, lora_id=lora_id)
+    lora_id, effort = given.pop("lora_id", None), given.pop("reasoning_effort", None)
+    return Request(
+        prompt=replace(conversation(messages), reasoning_effort=effort),
+        sampling=replace(sampling_params(given), logprobs=logprobs, prompt_logprobs=prompt_logprobs),
+        group=group,
+        lora_id=lora_id,
+    )
 
 
 def sampling_params(sampling: Mapping[str, Any]) -> SamplingParams:
