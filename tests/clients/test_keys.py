@@ -46,3 +46,16 @@ def test_the_key_of_anthropics_package_is_taken(
     with pytest.raises(Raised, match="authentication_error") as caught:
         call("anthropic_calls.create", settings | {"api_key": "wrong"}, body)
     assert (caught.value.type, caught.value.status_code) == ("AuthenticationError", 401)
+
+
+def test_the_key_of_openais_package_is_taken(
+    environment: Callable[[str], Environment], locked_doors: Doors
+) -> None:
+    call = environment("openai_3_57_0").call
+    body = {"model": "chat", "max_tokens": 4, "messages": [{"role": "user", "content": "Say yes."}]}
+    asked = ("chat.completions.create", body)
+    for port in (locked_doors.front, locked_doors.openai):
+        settings = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": KEY}
+        assert call("openai_calls.ask", settings, *asked)["choices"][0]["message"]["content"]
+        refused = call("openai_calls.refusal", settings | {"api_key": "wrong"}, *asked)
+        assert (refused["class"], refused["status_code"]) == ("AuthenticationError", 401)
