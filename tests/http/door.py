@@ -137,6 +137,14 @@ class FakeTokens:
     tokens: list[str]
 
 
+@dataclass
+class FakeVocabulary:
+    bos_token: str = ""
+    eos_token: str = "<end>"
+    adds_bos: bool = False
+    chat_template: str | None = "{{ messages }}"
+
+
 def vector_of(text: Text) -> list[float]:
     """Three numbers that tell the text."""
     parts = (text,) if isinstance(text, str) else text
@@ -241,6 +249,11 @@ class FakeService:
         await self._enter()
         self.calls.append(("detokenize", reader_id, tokens, skip_special_tokens))
         return " ".join(map(str, tokens))
+
+    async def describe_vocabulary(self, reader_id: str) -> FakeVocabulary:
+        await self._enter()
+        self.calls.append(("describe_vocabulary", reader_id))
+        return FakeVocabulary()
 
     async def render_chat(
         self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool

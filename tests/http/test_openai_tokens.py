@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize in vLLM's shape, on the doors that speak OpenAI's API."""
+"""/tokenize, /detokenize and /tokenizer_info in vLLM's shape, on the doors that speak OpenAI's API."""
 
 from __future__ import annotations
 
@@ -144,6 +144,25 @@ def test_errors_have_openais_shape_and_its_names(path: str, body: dict[str, Any]
     assert (error.status, error.json["error"]["type"]) == (503, "server_error")
     refused = ask(make_door(api_key="s3cret"), "POST", path, body)
     assert (refused.status, refused.json["error"]["code"]) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("door", ["front", "openai"])
+def test_what_frames_prompts_is_told_as_a_tokenizers_configuration_tells_it(door: str) -> None:
+    service = FakeService()
+    answer = ask(make_door(service, door), "GET", "/tokenizer_info")
+    assert answer.json == {
+        "add_bos_token": False,
+        "bos_token": None,
+        "eos_token": "<end>",
+        "chat_template": "{{ messages }}",
+        "model_max_length": 512,
+    }
+    assert service.calls == [("describe_vocabulary", "smollm2")]
+    wrong = ask(make_door(service, door), "GET", "/tokenizer_info?model=gpt-9")
+    assert (wrong.status, wrong.json["error"]["param"]) == (404, "model")
+    service.refusal = InvalidRequest("it continues no text", param="reader_id")
+    refused = ask(make_door(service, door), "GET", "/tokenizer_info")
+    assert (refused.status, refused.json["error"]["param"]) == (400, "model")
 
 
 @pytest.mark.parametrize("path", ["/tokenize/smollm2", "/detokenize/smollm2"])

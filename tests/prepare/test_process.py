@@ -13,6 +13,7 @@ import gguf
 import pytest
 
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
+from takeoff.ipc.messages import VocabularyDescribed
 from takeoff.request import Conversation
 from takeoff.service.preparer import Preparer, Preparers, TemplateUse
 from takeoff.service.reader import Commands
@@ -92,6 +93,20 @@ def test_tokens_of_a_text_are_told_with_and_without_the_one_it_begins_with(gemma
             assert framed.token_ids == await ids_of(preparer, "Hello there", "off", 100)
 
     asyncio.run(run())
+
+
+def test_what_frames_prompts_is_told_as_the_vocabulary_writes_it(
+    smollm2_path: Path, gemma_path: Path
+) -> None:
+    async def described(path: Path) -> VocabularyDescribed:
+        async with running_preparer(path) as preparer:
+            return await preparer.describe_vocabulary()
+
+    smollm2, gemma = asyncio.run(described(smollm2_path)), asyncio.run(described(gemma_path))
+    assert (smollm2.bos_token, smollm2.eos_token, smollm2.adds_bos) == ("<|im_start|>", "<|im_end|>", False)
+    assert "<|im_start|>assistant" in (smollm2.chat_template or "")
+    assert (gemma.bos_token, gemma.eos_token, gemma.adds_bos) == ("<bos>", "<eos>", True)
+    assert gemma.chat_template is None
 
 
 def test_the_tokens_of_a_chat_are_those_of_its_prompt_however_many(smollm2_path: Path) -> None:

@@ -57,6 +57,19 @@ class Tokens(Protocol):
     def tokens(self) -> list[str]: ...
 
 
+class Vocabulary(Protocol):
+    """What frames a model's prompts, as its vocabulary writes it; "" for a token that it doesn't have."""
+
+    @property
+    def bos_token(self) -> str: ...
+    @property
+    def eos_token(self) -> str: ...
+    @property
+    def adds_bos(self) -> bool: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+
 class Reader(Protocol):
     """A loaded model, or one that loads, or failed to."""
 
@@ -115,6 +128,7 @@ class Service(Protocol):
     async def detokenize(
         self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool
     ) -> str: ...
+    async def describe_vocabulary(self, reader_id: str) -> Vocabulary: ...
     async def render_chat(
         self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool
     ) -> list[str]: ...

@@ -23,7 +23,7 @@ ANTHROPIC_KINDS = {
 }
 
 # Routes beside /v1/ that clients of OpenAI-like servers ask.
-_OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank", "/tokenize", "/detokenize"})
+_OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank", "/tokenize", "/detokenize", "/tokenizer_info"})
 
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:

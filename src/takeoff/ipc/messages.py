@@ -275,6 +275,20 @@ class Detokenized(Message, frozen=True):
     text: str
 
 
+class DescribeVocabulary(Message, frozen=True):
+    """Tell what a client needs that writes prompts of its own."""
+
+    ask_id: int
+
+
+class VocabularyDescribed(Message, frozen=True):
+    ask_id: int
+    bos_token: str  # as the vocabulary writes it; "": it has none
+    eos_token: str
+    adds_bos: bool  # before a prompt
+    chat_template: str | None
+
+
 class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
     role: str
     content: str
@@ -322,7 +336,9 @@ ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat
 )
-Question = Prepare | PrepareChat | Tokenize | Spell | Detokenize | RenderChat | TryConstraint
-Answer = Prepared | Tokenized | Detokenized | ChatRendered | ConstraintTried
+Question = (
+    Prepare | PrepareChat | Tokenize | Spell | Detokenize | DescribeVocabulary | RenderChat | TryConstraint
+)
+Answer = Prepared | Tokenized | Detokenized | VocabularyDescribed | ChatRendered | ConstraintTried
 ToPreparer = LoadVocabulary | Question
 FromPreparer = VocabularyLoaded | LoadFailed | Answer | PrepareFailed

@@ -7,6 +7,7 @@ from takeoff.ipc.messages import (
     Answer,
     ChatRendered,
     ConstraintTried,
+    DescribeVocabulary,
     Detokenize,
     Detokenized,
     Image,
@@ -21,6 +22,7 @@ from takeoff.ipc.messages import (
     Tokenize,
     Tokenized,
     TryConstraint,
+    VocabularyDescribed,
 )
 from takeoff.prepare.chat_template import TemplateBroken, TemplateRefused
 from takeoff.prepare.constraint_trial import ConstraintTrial
@@ -67,6 +69,8 @@ class Answerer:
                 return self._spelled(ask_id, token_ids)
             case Detokenize():
                 return self._detokenize(question)
+            case DescribeVocabulary(ask_id=ask_id):
+                return self._described(ask_id)
             case RenderChat(ask_id=ask_id, conversations=conversations):
                 texts = [
                     self._builder.render(
@@ -122,6 +126,11 @@ class Answerer:
 
     def _spelled(self, ask_id: int, ids: list[int]) -> Tokenized:
         return Tokenized(ask_id, ids, [self._tokenizer.text(token_id) for token_id in ids])
+
+    def _described(self, ask_id: int) -> VocabularyDescribed:
+        told = self._tokenizer
+        bos, eos = (told.text(token_id) for token_id in (told.bos_token_id, told.eos_token_id))
+        return VocabularyDescribed(ask_id, bos, eos, told.adds_bos, told.chat_template)
 
     def _detokenize(self, question: Detokenize) -> Detokenized:
         tokenizer = self._tokenizer

@@ -27,6 +27,7 @@ from takeoff.ipc.messages import (
     ChatMessage,
     ChatRendered,
     ConstraintTried,
+    DescribeVocabulary,
     Detokenize,
     Detokenized,
     FromPreparer,
@@ -45,6 +46,7 @@ from takeoff.ipc.messages import (
     Tokenized,
     ToPreparer,
     TryConstraint,
+    VocabularyDescribed,
     VocabularyLoaded,
 )
 from takeoff.request import MAX_TOKENS, Constraint, Conversation, lone_surrogate, strings_of
@@ -316,6 +318,12 @@ class Preparers:
         answer = await self._for(len(tokens)).ask(Detokenize(next(self._ids), tokens, skip_special_tokens))
         assert isinstance(answer, Detokenized)
         return answer.text
+
+    async def describe_vocabulary(self) -> VocabularyDescribed:
+        """What frames the model's prompts. Raises as `prepare` does."""
+        answer = await self._for(0).ask(DescribeVocabulary(next(self._ids)))
+        assert isinstance(answer, VocabularyDescribed)
+        return answer
 
     async def render_chat(
         self, conversations: list[list[ChatMessage]], *, add_generation_prompt: bool

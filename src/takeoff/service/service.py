@@ -23,6 +23,7 @@ from takeoff.ipc.messages import (
     ImagesRead,
     Step,
     Tokenized,
+    VocabularyDescribed,
 )
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
@@ -277,6 +278,13 @@ class Service:
         if reader.task is not Task.GENERATE:
             return await self._encodings.detokenize(reader, tokens, skip_special_tokens=skip_special_tokens)
         return await preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
+
+    async def describe_vocabulary(self, reader_id: str) -> VocabularyDescribed:
+        """What frames the prompts of a model that generates. Raises as `tokenize`."""
+        reader = checked_live(self._fleet.reader(reader_id))
+        if reader.task is not Task.GENERATE:
+            raise InvalidRequest(f"the model {reader.model_name} continues no text", param="reader_id")
+        return await preparers(reader).describe_vocabulary()
 
     async def render_chat(
         self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool

@@ -1,11 +1,11 @@
-"""/tokenize and /detokenize beside /v1/, in the shape of vLLM's: what a prompt or a chat is to the model."""
+"""/tokenize, /detokenize and /tokenizer_info beside /v1/, in vLLM's shape: what a prompt is to the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field, StrictBool, StrictStr
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -108,7 +108,7 @@ class DetokenizeBody(OpenAIBody):
 
 
 def token_router(service: Service, settings: Settings) -> APIRouter:
-    """The two routes, over `service`."""
+    """The three routes, over `service`."""
     router = APIRouter(tags=["OpenAI"])
 
     @router.post("/tokenize", openapi_extra=body_schema(TokenizeBody))
@@ -152,5 +152,23 @@ def token_router(service: Service, settings: Settings) -> APIRouter:
                 lambda: service.detokenize(reader.reader_id, [*body.tokens], skip_special_tokens=False),
             )
         return json_response({"prompt": text})
+
+    @router.get("/tokenizer_info")
+    async def tokenizer_info(
+        model: Annotated[str | None, Query(max_length=MAX_MODEL_CHARACTERS, description=_MODEL)] = None,
+    ) -> Response:
+        """What frames the model's prompts, under the names of a tokenizer_config.json."""
+        reader = reader_of(model, service)
+        with told_as({"reader_id": "model"}):
+            told = await service.describe_vocabulary(reader.reader_id)
+        return json_response(
+            {
+                "add_bos_token": told.adds_bos,
+                "bos_token": told.bos_token or None,
+                "eos_token": told.eos_token or None,
+                "chat_template": told.chat_template,
+                "model_max_length": reader.max_tokens,
+            }
+        )
 
     return router
