@@ -13,17 +13,16 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, meta
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from takeoff.request import strings_of
 
 MAX_ADDED_CHARACTERS = 1_000_000  # of a rendered template, beyond the message itself
-
-
+# Methods and filters that can take a part out of a text, which begins with their first argument.
+_CUTTING = frozenset({"split", "rsplit", "partition", "rpartition", "replace", "find", "index", "rfind"})
 _NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -36,7 +35,9 @@ class TemplateBroken(Exception):
 
 
 class ChatTemplate:
-    """One template, compiled at birth. `variables` are the names that it looks at.
+    """One template, compiled at birth.
+
+    `variables` are the names that it looks at, `cuts` the texts at which it may cut what it is given.
 
     Raises:
         TemplateBroken: not jinja2.
@@ -47,7 +48,9 @@ class ChatTemplate:
         environment = _environment()
         try:
             self._template = environment.from_string(source)
-            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            parsed = environment.parse(source)
+            self.variables = frozenset(meta.find_undeclared_variables(parsed))
+            self.cuts = _cuts(parsed)
         except (TemplateError, RecursionError, MemoryError) as exc:
             raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
 
@@ -90,12 +93,25 @@ class ChatTemplate:
         return "".join(parts)
 
 
+def _cuts(template: nodes.Template) -> frozenset[str]:
+    """Arguments of its calls of `split` and the like; every text that it has if one of them is computed."""
+    asked: list[nodes.Expr] = []
+    for node in template.find_all((nodes.Call, nodes.Filter)):
+        match node:
+            case nodes.Call(node=nodes.Getattr(attr=name)) | nodes.Filter(name=name) if name in _CUTTING:
+                asked += node.args[:1]
+    texts = {each.value for each in asked if isinstance(each, nodes.Const)}
+    if any(not isinstance(each, nodes.Const) for each in asked):
+        texts = {each.value for each in template.find_all(nodes.Const)}
+    return frozenset(each for each in texts if isinstance(each, str) and each.strip())
+
+
 class _Generation(Extension):
     """`{% generation %}` marks what an assistant says, for training; to us it is transparent."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2 reads a class attribute)
 
-    def parse(self, parser: Parser) -> list[Node]:
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from takeoff.prepare.special_texts import SpecialTexts
@@ -29,8 +30,10 @@ class Marks:
     Digits and tildes: JSON, HTML and a change of case leave them as they are.
     """
 
-    def __init__(self, cutter: Cutter) -> None:
+    def __init__(self, cutter: Cutter, cuts: Iterable[str] = ()) -> None:
+        """`cuts`: texts which the template may take out of a string, with more that follows."""
         self._cutter = cutter
+        self._cuts = tuple(cuts)
         self._nonce = secrets.randbelow(10**18)
         self._held: list[str | None] = []  # None: a cut
 
@@ -39,10 +42,13 @@ class Marks:
         return self._hold(None)
 
     def plain(self, text: str) -> str:
-        """`text` with marks for what could be read as a control token in it, or together with a neighbour."""
+        """`text` with marks for what could be read as a control token in it, or together with a neighbour.
+
+        A neighbour is also what comes to stand beside it when something between is taken out.
+        """
         parts: list[str] = []
         end = 0
-        for start, stop in self._cutter.special_texts.spans_with_edges(text):
+        for start, stop in self._cutter.special_texts.spans_with_edges(text, self._cuts):
             parts += (text[end:start], self._hold(text[start:stop]))
             end = stop
         return "".join([*parts, text[end:]])

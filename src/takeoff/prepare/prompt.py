@@ -137,7 +137,7 @@ class PromptBuilder:
             conversation.reasoning_effort, self._chat_template().variables, can_think=thinks is not None
         )
         values = with_effort(conversation.template_values, effort)
-        marks = Marks(self._vocabulary)
+        marks = Marks(self._vocabulary, self._chat_template().cuts)
         image_marks = [marks.cut() for _ in range(num_images(conversation))]
         conversation = with_images_marked(conversation, image_marks)
         messages, tools = told(conversation, self._vocabulary.chat_template or "")
@@ -224,7 +224,7 @@ class PromptBuilder:
 
     def _wrap(self, texts: list[str]) -> list[list[int]]:
         """Tokenise the rendered template; control tokens' texts in `texts` themselves stay plain text."""
-        marks = Marks(self._vocabulary)
+        marks = Marks(self._vocabulary, self._chat_template().cuts)
         content = marks.plain(texts[0]) + "".join(marks.cut() + marks.plain(text) for text in texts[1:])
         return marks.tokenize(self._chat_template().render(_user(content)))
 

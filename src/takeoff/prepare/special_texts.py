@@ -39,20 +39,50 @@ class SpecialTexts:
                     yield start, pos
                     break
 
-    def spans_with_edges(self, text: str) -> list[tuple[int, int]]:
+    def spans_with_edges(self, text: str, cuts: Iterable[str] = ()) -> list[tuple[int, int]]:
         """`spans`, and what `text` begins or ends with that a neighbour can complete to one of the texts.
 
-        Blanks around it don't count: templates take them away.
+        So can what stands behind one of `cuts`, if that is taken out. Blanks around it don't count:
+        templates take them away.
         """
+        spans = self._spans_with_ends(text)
+        inner = {span for cut in cuts for span in self._parts_before(text, cut)}
+        if not inner:
+            return spans
+        merged: list[tuple[int, int]] = []
+        for start, stop in sorted([*spans, *inner]):
+            if merged and start < merged[-1][1]:
+                merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+            else:
+                merged.append((start, stop))
+        return merged
+
+    def _parts_before(self, text: str, cut: str) -> Iterator[tuple[int, int]]:
+        """Where the beginning of one of the texts stands before `cut`."""
+        begin = 0
+        while (place := text.find(cut, begin)) >= 0:
+            part = text[begin:place].rstrip()
+            size = self._tail(part, len(part))
+            if size:
+                yield begin + len(part) - size, begin + len(part)
+            begin = place + len(cut)
+
+    def _tail(self, text: str, most: int) -> int:
+        """How many of its last characters, of `most`, one of the texts begins with."""
+        end = len(text)
+        most = min(self._max_part, most)
+        return _longest(most, lambda size: text[end - size :] in self._beginnings)
+
+    def _spans_with_ends(self, text: str) -> list[tuple[int, int]]:
         spans = list(self.spans(text))
         first = len(text) - len(text.lstrip())
         most = min(self._max_part, (spans[0][0] if spans else len(text)) - first)
         head = _longest(most, lambda size: text[first : first + size] in self._ends)
         if head:
             spans.insert(0, (first, first + head))
-        last = len(text.rstrip())
-        most = min(self._max_part, last - (spans[-1][1] if spans else 0))
-        tail = _longest(most, lambda size: text[last - size : last] in self._beginnings)
+        stripped = text.rstrip()
+        last = len(stripped)
+        tail = self._tail(stripped, last - (spans[-1][1] if spans else 0))
         if tail:
             spans.append((last - tail, last))
         return spans
