@@ -355,6 +355,15 @@ def test_a_schema_constrains_the_answer(field: str) -> None:
     assert constraint == Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(SCHEMA))
 
 
+def test_beside_tools_a_schema_is_of_an_answer_that_calls_none() -> None:
+    form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}, "tools": [NOW]}
+    wanted = use_of("now", is_required=False)
+    source = json.loads(wanted.source) | {"response": json.dumps(SCHEMA)}
+    assert asked(**form).sampling.constraint == Constraint(ConstraintKind.TOOLS, json.dumps(source))
+    required = asked(**form, tool_choice={"type": "any"}).sampling.constraint
+    assert required == use_of("now", is_required=True)
+
+
 # --- What is harmless, and what is refused ---
 
 AGENT: dict[str, Any] = {
@@ -460,10 +469,10 @@ def test_what_an_agent_sends_is_taken() -> None:
         ({"tool_choice": {"type": "auto", "name": "x"}}, "unknown field 'tool_choice.name'"),
         (
             {
-                "tools": [NOW],
+                "output_format": {"type": "json_schema", "schema": SCHEMA},
                 "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
             },
-            "output_config.format and tools are both given",
+            "output_config.format and output_format are both given",
         ),
     ],
 )

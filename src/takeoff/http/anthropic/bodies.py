@@ -138,7 +138,7 @@ class PromptBody(OpenAIBody):
         )
 
     def constraint(self) -> Constraint | None:
-        """What the answer must match. Asked once there is a request.
+        """What the answer must match: a schema, or calls of tools, or either. Asked once there is a prompt.
 
         Raises:
             InvalidRequest: several things say so, or a schema is nested too deeply to be written down.
@@ -150,15 +150,15 @@ class PromptBody(OpenAIBody):
         given = {name: each for name, each in formats.items() if each is not None}
         if len(given) > 1:
             raise InvalidRequest(f"{' and '.join(given)} are both given", param="output_format")
+        schema = None
         for name, each in given.items():
-            if self._tool_use is not None:
-                message = f"{name} and tools are both given, and one of them constrains the answer"
-                raise InvalidRequest(message, param=name, hint='send tool_choice {"type": "none"}')
             try:
-                return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(each.schema_))
+                schema = json.dumps(each.schema_)
             except RecursionError as exc:
                 raise InvalidRequest(f"{name} is nested too deeply", param=name) from exc
-        return None if self._tool_use is None else self._tool_use.constraint()
+        if self._tool_use is not None:
+            return self._tool_use.constraint(schema)
+        return None if schema is None else Constraint(ConstraintKind.JSON_SCHEMA, schema)
 
     @contextlib.contextmanager
     def in_its_names(self) -> Iterator[None]:
