@@ -210,6 +210,18 @@ def test_an_answer_is_parsed_into_a_model(server_url: str) -> None:
         assert client.responses.create(model="primary", input=items, max_output_tokens=8).output_text
 
 
+def test_with_tools_and_a_format_an_answer_is_a_call_or_the_format(server_url: str) -> None:
+    asked: dict[str, Any] = {"model": "primary", "temperature": 0, "parallel_tool_calls": False}
+    with client_of(server_url) as client:
+        for question in ("How is the weather in Oslo?", "Tell me about Ann, who is 31 years old."):
+            parsed = client.responses.parse(input=question, tools=[WEATHER], text_format=Person, **asked)
+            (item,) = parsed.output
+            if item.type == "function_call":
+                jsonschema.validate(json.loads(item.arguments), WEATHER["parameters"])
+            else:
+                assert isinstance(parsed.output_parsed, Person)
+
+
 def test_what_is_not_served_is_refused_by_name(server_url: str) -> None:
     with client_of(server_url) as client:
         first = client.responses.create(model="primary", input="Hi", max_output_tokens=1)

@@ -348,6 +348,14 @@ def test_tools_lie_flat(body: dict[str, Any], names: list[str], is_required: boo
     assert source["is_required"] is is_required
 
 
+def test_in_the_place_of_calls_json_of_the_texts_format_may_stand() -> None:
+    text = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
+    constraint = asked(tools=[NOW], text=text).sampling.constraint
+    assert constraint is not None
+    assert constraint.kind is ConstraintKind.TOOLS
+    assert json.loads(constraint.source)["response"] == json.dumps(SCHEMA)
+
+
 def test_without_a_choice_of_them_tools_are_not_told() -> None:
     assert asked(tools=[WEATHER], tool_choice="none") == asked()
 
@@ -383,8 +391,8 @@ def test_without_a_choice_of_them_tools_are_not_told() -> None:
             "unknown field",
         ),
         (
-            {"tools": [NOW], "text": {"format": {"type": "json_object"}}},
-            "text.format",
+            {"tools": [NOW], "regex": "a"},
+            "regex",
             'and one of them constrains the answer (send tool_choice "none")',
         ),
         (

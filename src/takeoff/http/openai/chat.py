@@ -20,9 +20,9 @@ from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
 from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
-from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, tool_use
+from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, tool_use, with_calls
 from takeoff.http.ports import Service
-from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, ConstraintKind, Conversation, Request
+from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, Conversation, Request
 from takeoff.settings import Settings
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -101,17 +101,8 @@ class ChatBody(SamplingBody):
     _tool_use: ToolUse | None = PrivateAttr(None)
 
     def constraint(self) -> tuple[str, Constraint] | None:
-        """As ConstrainedBody has it, and the calls of tools are one too, in whose place JSON may stand."""
-        constraint = super().constraint()
-        if self._tool_use is None:
-            return constraint
-        if constraint is None:
-            return "tools", self._tool_use.constraint()
-        name, of_text = constraint
-        if of_text.kind is not ConstraintKind.JSON_SCHEMA:
-            message = f"{name} and tools are both given, and one of them constrains the answer"
-            raise InvalidRequest(message, param=name, hint='send tool_choice "none"')
-        return "tools", self._tool_use.constraint(of_text.source)
+        """As ConstrainedBody has it, and the calls of tools are one too."""
+        return with_calls(super().constraint(), self._tool_use)
 
     def requests(self, *, lenient: bool) -> list[Request]:
         """One request for each choice."""

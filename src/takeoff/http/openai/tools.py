@@ -89,6 +89,27 @@ def tool_use(tools: Sequence[Any], choice: Any, *, is_parallel: bool, lenient: b
     return use if use.callable_names else None
 
 
+def with_calls(
+    constraint: tuple[str, Constraint] | None, use: ToolUse | None
+) -> tuple[str, Constraint] | None:
+    """A body's constraint, with the field it is from, where the calls of `use` are one too.
+
+    In the place of calls JSON may stand, if the constraint is a schema.
+
+    Raises:
+        InvalidRequest: it is another.
+    """
+    if use is None:
+        return constraint
+    if constraint is None:
+        return "tools", use.constraint()
+    name, of_text = constraint
+    if of_text.kind is not ConstraintKind.JSON_SCHEMA:
+        message = f"{name} and tools are both given, and one of them constrains the answer"
+        raise InvalidRequest(message, param=name, hint='send tool_choice "none"')
+    return "tools", use.constraint(of_text.source)
+
+
 def _tool(tool: Any, at: str, *, lenient: bool) -> dict[str, Any]:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or tool.get("type") != "function":

@@ -24,7 +24,7 @@ from takeoff.http.openai.messages import MAX_MESSAGES
 from takeoff.http.openai.responses.history import checked_input
 from takeoff.http.openai.responses.tools import chosen_tools
 from takeoff.http.openai.sampling import MAX_METADATA, TokensBody
-from takeoff.http.openai.tools import MAX_TOOLS, ToolUse
+from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, with_calls
 from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, Conversation, Request
 
 LOGPROBS = "message.output_text.logprobs"
@@ -227,13 +227,7 @@ class ResponsesBody(TokensBody):
 
     def constraint(self) -> tuple[str, Constraint] | None:
         """As ConstrainedBody has it, and the calls of tools are one too."""
-        constraint = super().constraint()
-        if self._tool_use is None:
-            return constraint
-        if constraint is not None:
-            message = f"{constraint[0]} and tools are both given, and one of them constrains the answer"
-            raise InvalidRequest(message, param=constraint[0], hint='send tool_choice "none"')
-        return "tools", self._tool_use.constraint()
+        return with_calls(super().constraint(), self._tool_use)
 
     def request(self, *, lenient: bool) -> Request:
         """What is asked of the model.
