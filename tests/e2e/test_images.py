@@ -120,6 +120,29 @@ def test_a_chat_with_images_that_cannot_be_read_is_refused_by_the_place(door: Do
         assert answer.json()["error"]["param"] == "messages"
 
 
+def test_a_response_reads_images_as_a_chat_does(door: Door) -> None:
+    for parts in ([RED, QUESTION, BLUE], [BLUE, QUESTION]):
+        content = [
+            {"type": "input_text", "text": part}
+            if isinstance(part, str)
+            else {
+                "type": "input_image",
+                "image_url": f"data:image/png;base64,{base64.b64encode(part).decode()}",
+                "detail": "auto",
+            }
+            for part in parts
+        ]
+        body = {"model": "seeing", "input": [{"role": "user", "content": content}], "temperature": 0}
+        url = f"{door.front}/v1/responses"
+        answer = requests.post(url, json={**body, "max_output_tokens": 12}, timeout=LIMIT_S).json()
+        wanted = chat(door, parts).json()
+        assert answer["output"][0]["content"][0]["text"] == wanted["choices"][0]["message"]["content"]
+        assert answer["usage"]["input_tokens"] == wanted["usage"]["prompt_tokens"]
+        refused = requests.post(url, json={**body, "model": "primary"}, timeout=LIMIT_S)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "input"
+
+
 def chat(door: Door, parts: list[bytes | str], **fields: Any) -> requests.Response:
     """An answer to a message of texts and images."""
     content: list[dict[str, Any]] = [

@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseStreamEvent
 from pydantic import BaseModel, Field, TypeAdapter
+from tests.engine.test_logprobs import OTHER_ROWS
 
 FRANCE = "What is the capital of France?"
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -146,8 +147,13 @@ def test_logprobs_come_token_by_token(server_url: str) -> None:
             assert len(each.top_logprobs) == 2
             assert each.logprob == each.top_logprobs[0].logprob <= 0
             assert bytes(each.bytes).decode() == each.token
-        streamed = final(client, **asked)
-        assert streamed.output[0].content[0].logprobs == logprobs  # type: ignore[union-attr]
+        (streamed,) = final(client, **asked).output
+        assert streamed.type == "message"
+        assert streamed.content[0].type == "output_text"
+        again = streamed.content[0].logprobs or []
+        assert [each.token for each in again] == [each.token for each in logprobs]
+        values = [each.logprob for each in logprobs]
+        assert [each.logprob for each in again] == pytest.approx(values, abs=OTHER_ROWS)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}])

@@ -26,6 +26,7 @@ CALL = {"type": "function_call", "call_id": "abcdefghi", "name": "f", "arguments
 RESULT = {"type": "function_call_output", "call_id": "abcdefghi", "output": "12"}
 TOLD_CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{"}}
 TOLD_RESULT = {"role": "tool", "tool_call_id": "abcdefghi", "content": "12"}
+IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
 THOUGHT = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
 
 
@@ -220,6 +221,18 @@ def test_a_whole_conversation_reaches_the_template() -> None:
     ]
 
 
+def test_images_go_with_the_request_in_their_order() -> None:
+    other = IMAGE | {"image_url": "data:image/jpeg;base64,/+8="}
+    text = {"type": "input_text", "text": "Compare"}
+    items = [{"role": "user", "content": [text, IMAGE, other]}, CALL, RESULT | {"output": [IMAGE]}]
+    request = asked(input=items)
+    assert request.images == (b"\0\0\0", b"\xff\xef", b"\0\0\0")
+    assert isinstance(request.prompt, Conversation)
+    hole = {"type": "image"}
+    told = [message["content"] for message in request.prompt.messages]
+    assert told == [[{"type": "text", "text": "Compare"}, hole, hole], "", [hole]]
+
+
 @pytest.mark.parametrize(
     ("items", "wanted"),
     [
@@ -268,15 +281,31 @@ def test_what_an_assistant_says_and_calls_in_one_turn_is_one_message(
         ({"role": "user"}, "input[0].content", "a text or 1 to 1024 parts, got None"),
         ({"role": "user", "content": []}, "input[0].content", "a text or 1 to 1024 parts"),
         (
-            {"role": "user", "content": [{"type": "input_image", "image_url": "data:,", "detail": "auto"}]},
+            {"role": "user", "content": [{"type": "output_text", "text": "a"}]},
+            "input[0].content[0].type",
+            "only parts of the type input_text, input_image are read, not 'output_text'",
+        ),
+        (
+            {"role": "system", "content": [IMAGE]},
             "input[0].content[0].type",
             "only parts of the type input_text are read, not 'input_image'",
         ),
         (
-            {"role": "user", "content": [{"type": "output_text", "text": "a"}]},
-            "input[0].content[0].type",
-            "only parts of the type input_text are read, not 'output_text'",
+            {"role": "user", "content": [IMAGE | {"image_url": "https://example.com/cat.png"}]},
+            "input[0].content[0].image_url",
+            "because this server fetches nothing",
         ),
+        (
+            {"role": "user", "content": [IMAGE | {"detail": "high"}]},
+            "input[0].content[0].detail",
+            "in the one way of its model",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]},
+            "input[0].content[0].file_id",
+            "send the image itself",
+        ),
+        ({"role": "user", "content": [IMAGE] * 17}, "input[0].content[16]", "at most 16 images"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "input[0].content[0].text", "must be a text"),
         ({"role": "user", "content": "a", "contents": "b"}, "input[0].contents", "did you mean 'content'?"),
         (

@@ -32,8 +32,15 @@ def image_of(part: dict[str, Any], at: str, *, lenient: bool) -> bytes:
     if detail not in (None, "auto"):
         why = f"must be auto: an image is read in the one way of its model, got {reprlib.repr(detail)}"
         raise _refusal(f"{at}.image_url.detail", why)
-    at = f"{at}.image_url.url"
-    url = image.get("url")
+    return file_of(image.get("url"), f"{at}.image_url.url")
+
+
+def file_of(url: Any, at: str) -> bytes:
+    """The file that the data: URL at `at` is.
+
+    Raises:
+        InvalidRequest: it is none; `param` is the place.
+    """
     if not isinstance(url, str):
         raise _refusal(at, f"must be a text, got {reprlib.repr(url)}")
     head = _DATA_URL.match(url)

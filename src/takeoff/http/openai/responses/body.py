@@ -20,8 +20,9 @@ from takeoff.http.openai.constraints import (
     schema_constraint,
 )
 from takeoff.http.openai.fields import Inner, Unserved, check_depth
+from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES
-from takeoff.http.openai.responses.history import checked_input
+from takeoff.http.openai.responses.history import History
 from takeoff.http.openai.responses.tools import chosen_tools
 from takeoff.http.openai.sampling import MAX_METADATA, TokensBody
 from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, with_calls
@@ -125,8 +126,9 @@ class ResponsesBody(TokensBody):
 
     input: StrictStr | list[Any] = Field(
         description=f"A user's text, or 1 to {MAX_MESSAGES} items: messages of the roles user, assistant, "
-        "system and developer with texts, function_call, function_call_output and reasoning; an assistant's "
-        "message at the end is continued"
+        "system and developer with texts, function_call, function_call_output and reasoning; a user's "
+        f"message and an output may have images as well, up to {MAX_IMAGES} as data: URLs, where the model "
+        "reads images; an assistant's message at the end is continued"
     )
     instructions: StrictStr | None = Field(None, description="The system's message, before the input")
     max_output_tokens: int | None = Field(
@@ -241,11 +243,12 @@ class ResponsesBody(TokensBody):
         self._tool_use = chosen_tools(
             self.tools or [], self.tool_choice, is_parallel=is_parallel, lenient=lenient
         )
+        history = History(self.input, self.instructions, lenient=lenient)
         conversation = Conversation(
-            messages=checked_input(self.input, self.instructions, lenient=lenient),
+            messages=history.messages,
             tools=[] if self._tool_use is None else self._tool_use.told,
             template_values=self.chat_template_kwargs or {},
             reasoning_effort=None if self.reasoning is None else self.reasoning.effort,
         )
         sampling = replace(self.sampling(self.max_output_tokens), logprobs=self.num_logprobs)
-        return Request(prompt=conversation, sampling=sampling, group=self.group)
+        return Request(prompt=conversation, sampling=sampling, group=self.group, images=tuple(history.images))
