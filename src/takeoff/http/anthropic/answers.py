@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import string
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ import msgspec
 import pydantic_core
 
 from takeoff.errors import TakeoffError
-from takeoff.http.anthropic.messages import ID_PREFIX, NUM_ID_CHARACTERS
-from takeoff.http.openai.calls import Arguments, Begun
+from takeoff.http.anthropic.messages import ID_PREFIX
+from takeoff.http.openai.calls import Arguments, Begun, new_call_id
 from takeoff.http.openai.pieces import AnswerReader, Content, Piece, Thought
 from takeoff.http.ports import Generation
 from takeoff.http.refusals import anthropic_error_body
@@ -30,7 +28,6 @@ _DELTAS = {
     "thinking": ("thinking_delta", "thinking"),
     "tool_use": ("input_json_delta", "partial_json"),
 }
-_ID_CHARACTERS = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +176,7 @@ def _block(piece: Piece) -> dict[str, Any]:
     """The block that begins with `piece`, empty."""
     match piece:
         case Begun(name):
-            call_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(NUM_ID_CHARACTERS))
-            return {"type": "tool_use", "id": f"{ID_PREFIX}{call_id}", "name": name, "input": {}}
+            return {"type": "tool_use", "id": f"{ID_PREFIX}{new_call_id()}", "name": name, "input": {}}
         case Thought():
             return {"type": "thinking", "thinking": "", "signature": ""}
     return {"type": "text", "text": ""}

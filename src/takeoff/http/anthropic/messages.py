@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.anthropic.fields import ObjectFields, checked_bool, checked_name, checked_text, wrong
+from takeoff.http.openai.calls import NUM_ID_CHARACTERS
 from takeoff.http.openai.fields import Unserved
 from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
+from takeoff.http.openai.objects import ObjectFields, checked_bool, checked_name, checked_text, wrong
 
 ROLES = ("user", "assistant", "system")
 ID_PREFIX = "toolu_"
-NUM_ID_CHARACTERS = 9  # of what follows: some templates want calls to have ids of so many letters and digits
 ERROR_LINE = "Error:"  # before the result of a tool that failed
 
 MESSAGE_FIELDS = ObjectFields(("role", "content"))

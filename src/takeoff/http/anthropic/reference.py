@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from takeoff.http.anthropic.answers import PING_S
 from takeoff.http.anthropic.bodies import HARMLESS, CountTokensBody, MessagesBody, PromptBody
-from takeoff.http.anthropic.fields import ObjectFields
 from takeoff.http.anthropic.messages import BLOCKS, ERROR_LINE, MESSAGE_FIELDS
 from takeoff.http.anthropic.tools import CHOICES, TOOL_FIELDS
 from takeoff.http.openai.fields import Unserved
+from takeoff.http.openai.objects import ObjectFields
 from takeoff.http.openai.reference import fields_section, table_of
 from takeoff.http.refusals import ANTHROPIC_KINDS
 

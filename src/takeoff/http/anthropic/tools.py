@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.anthropic.fields import ObjectFields, checked_bool, checked_name, checked_text, wrong
 from takeoff.http.openai.fields import Unserved
+from takeoff.http.openai.objects import ObjectFields, checked_bool, checked_name, checked_text, wrong
 from takeoff.http.openai.tools import ToolUse, tool_use
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

@@ -10,6 +10,8 @@ from enum import Enum, auto
 
 from takeoff.call_formats import CallSyntax
 
+NUM_ID_CHARACTERS = 9  # some templates want a call's id to have so many letters and digits
+
 _ID_CHARACTERS = string.ascii_letters + string.digits
 
 
@@ -191,8 +193,8 @@ class CallParser:
 
 
 def new_call_id() -> str:
-    """An id for a call, of the nine letters and digits that some templates want."""
-    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
+    """An id for a call, which every template takes."""
+    return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(NUM_ID_CHARACTERS))
 
 
 def _end_of(written: str, text: str) -> int | None:

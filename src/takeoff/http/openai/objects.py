@@ -1,4 +1,4 @@
-"""The objects inside of a body: each field of them is honoured, harmless, or taken if it says nothing."""
+"""The objects inside of a body: each field is honoured, harmless, or taken where it says nothing."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def checked_name(value: Any, at: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
         raise wrong(at, f"a text of 1 to {MAX_NAME} characters", value)
     return value
+
+
+def checked_bool(value: Any, at: str) -> bool:
+    """`value`, if it is a truth value, null for false; else InvalidRequest."""
+    if not isinstance(value, bool | NoneType):
+        raise wrong(at, "true or false", value)
+    return bool(value)
 
 
 def wrong(at: str, wanted: str, value: Any) -> InvalidRequest:
