@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NO_TELEMETRY = {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}
+NO_NETWORK = {
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LANGSMITH_TRACING": "false",
+}
+LIMIT_S = 120  # of a program, against hanging only
 
 
 class Raised(Exception):
@@ -34,12 +40,15 @@ class Environment:
         )
         if made.returncode != 0:
             pytest.fail(f"the client {name} could not be had: {made.stderr}", pytrace=False)
+        programs = Path(made.stdout.strip()) / "bin"
+        path = f"{programs}:{os.environ['PATH']}"
+        self._variables = os.environ | NO_NETWORK | {"HOME": str(home), "PATH": path}
         self._process = subprocess.Popen(
-            [Path(made.stdout.strip()) / "bin" / "python", "-I", ROOT / "tests" / "clients" / "call.py"],
+            [programs / "python", "-I", ROOT / "tests" / "clients" / "call.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | NO_TELEMETRY | {"HOME": str(home)},
+            env=self._variables,
         )
 
     def call(self, target: str, *args: object, **call: object) -> Any:
@@ -53,6 +62,20 @@ class Environment:
     def call_together(self, calls: list[dict[str, Any]]) -> list[Any]:
         """Several calls at the same time, each on a thread of its own; their answers in order."""
         return [_answer_of(told) for told in self._ask(calls)]
+
+    def run(self, *command: str, folder: Path, **variables: str) -> str:
+        """What a program of the package's prints, run in `folder`."""
+        ran = subprocess.run(
+            command,
+            cwd=folder,
+            env=self._variables | variables,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
     def close(self) -> None:
         assert self._process.stdin is not None
