@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 
 CONTROL_TEXTS = (
-    "<s>", "</s>", "<bos>", "<eos>",
+    "<s>", "</s>", "<unk>", "<bos>", "<eos>",
     "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>",
     "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]",
     "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -20,7 +20,7 @@ CONTROL_TEXTS = (
 TEXTS = ("<think>", "</think>")  # tokens of their own that are text all the same
 
 
-def write_family_vocabulary(model: Path, path: Path) -> None:
+def write_family_vocabulary(model: Path, path: Path, name: str = "families") -> None:
     """Write a GGUF file of `model`'s vocabulary and CONTROL_TEXTS and TEXTS behind it, without weights."""
     fields = gguf.GGUFReader(str(model)).fields
 
@@ -28,6 +28,7 @@ def write_family_vocabulary(model: Path, path: Path) -> None:
         return fields[f"tokenizer.ggml.{name}"].contents()
 
     writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_name(name)  # by which llama.cpp knows Phi-3, whose control tokens take the blanks behind them
     writer.add_tokenizer_model(value("model"))
     writer.add_tokenizer_pre(value("pre"))
     writer.add_token_list([*value("tokens"), *CONTROL_TEXTS, *TEXTS])

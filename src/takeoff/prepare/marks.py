@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from takeoff.prepare.special_texts import SpecialTexts
 
+_BLANKS = " \t\n\v\f\r"  # what control tokens of some vocabularies take away beside them
 _Piece = tuple[str, bool]  # text, and whether it is a stranger's, which was marked
 
 
@@ -22,6 +23,8 @@ class Cutter(Protocol):
     special_texts: SpecialTexts
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]: ...
+
+    def strips(self, text: str) -> tuple[bool, bool]: ...
 
 
 class Marks:
@@ -95,13 +98,20 @@ class Marks:
         # Cut at the template's own control tokens, as llama.cpp does, and nowhere else: a stranger's text
         # gets the ids that it has as plain text.
         ids: list[int] = []
-        end = 0
+        end, strips_right = 0, False
         for start, stop in own:
-            ids += tokenize(text[end:start], parse_special=False)
+            strips_left, strips_next = self._cutter.strips(text[start:stop])
+            between = _stripped(text[end:start], left=strips_right, right=strips_left)
+            ids += tokenize(between, parse_special=False)
             ids += tokenize(text[start:stop], parse_special=True)
-            end = stop
-        return ids + tokenize(text[end:], parse_special=False)
+            end, strips_right = stop, strips_next
+        return ids + tokenize(_stripped(text[end:], left=strips_right, right=False), parse_special=False)
 
     def _hold(self, what: str | None) -> str:
         self._held.append(what)
         return f"~{self._nonce}.{len(self._held) - 1}~"
+
+
+def _stripped(text: str, *, left: bool, right: bool) -> str:
+    text = text.lstrip(_BLANKS) if left else text
+    return text.rstrip(_BLANKS) if right else text

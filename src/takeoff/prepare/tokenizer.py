@@ -77,6 +77,12 @@ class Tokenizer:
         """Whether the token stands for no text of its own: BOS, EOS, a role, padding."""
         return bool(C.llama_vocab_get_attr(self._vocab, token_id) & _PARSED_ONLY_AS_SPECIAL)
 
+    def strips(self, text: str) -> tuple[bool, bool]:
+        """Whether the control token with this text takes the blanks before it away, and those behind it."""
+        token_id = self.find(text)
+        attr = 0 if token_id is None else C.llama_vocab_get_attr(self._vocab, token_id)
+        return bool(attr & C.LLAMA_TOKEN_ATTR_LSTRIP), bool(attr & C.LLAMA_TOKEN_ATTR_RSTRIP)
+
     def find(self, text: str) -> int | None:
         """The id of the token that the vocabulary writes as `text`."""
         if self._ids is None:
