@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.http.door import Answer, FakeService, Script, ask, broken_script, make_door, post
+from tests.http.door import (
+    Answer,
+    Connection,
+    FakeService,
+    Script,
+    ask,
+    broken_script,
+    make_door,
+    make_scope,
+    post,
+)
 from typer.testing import CliRunner
 
 from takeoff.cli.config import config_app
 from takeoff.errors import InvalidRequest
-from takeoff.http.anthropic.answers import Asked, message_events, message_of
 from takeoff.http.anthropic.bodies import HARMLESS, CountTokensBody, MessagesBody
 from takeoff.http.anthropic.messages import BLOCKS
 from takeoff.http.anthropic.reference import anthropic_page
@@ -447,9 +456,11 @@ def test_what_an_agent_sends_is_taken() -> None:
             {"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}},
             "output_config.effort is 'low', and thinking is disabled",
         ),
-        ({"output_config": {"task_budget": {}}}, "output_config.task_budget: Input should be None"),
+        ({"output_config": {"task_budget": {}}}, "output_config.task_budget is not supported"),
         ({"output_config": {"format": {"type": "grammar"}}}, "output_config.format.type: Input should be"),
         ({"thinking": {"type": "enabled"}}, "thinking.enabled.budget_tokens: Field required"),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 9}}, "thinking.budget_tokens is not supported"),
+        ({"thinking": {"type": "adaptive", "displai": 9}}, "'thinking.displai'; did you mean 'display'?"),
         ({"thinking": {"type": "between_tools"}}, "thinking: Input tag 'between_tools'"),
         ({"system": [IMAGE]}, "system[0]: only blocks of the type text are read, not 'image'"),
         ({"system": 5}, "system must be a text or up to 1024 blocks, got 5"),
@@ -692,20 +703,19 @@ def test_a_stream_that_fails_says_so_and_has_no_end() -> None:
 
 
 def test_a_stream_that_waits_pings() -> None:
-    async def waited() -> list[bytes]:
+    async def waited() -> Answer:
         service = FakeService()
         service.gate = asyncio.Event()
-        request = Request(prompt=Conversation(messages=[HELLO]), sampling=SamplingParams())
-        generation = await service.generate(request)
-        events = message_events(message_of("m"), generation, Asked(max_tokens=9), request_id="r", ping_s=0.01)
-        told = [await anext(events), await anext(events)]
+        door = make_door(service, stream_keep_alive_s=0.01)
+        connection = Connection([json.dumps(sent(stream=True)).encode()], spec_version="2.3")
+        task = asyncio.create_task(connection.run(door, make_scope("POST", PATH)))
+        await connection.has_body.wait()
         service.gate.set()
-        return [*told, *[event async for event in events if b"ping" not in event]]
+        return await task
 
-    events = asyncio.run(waited())
-    assert events[:2] == [b'event: ping\ndata: {"type":"ping"}\n\n'] * 2
-    assert events[2].startswith(b"event: message_start\n")
-    assert b"".join(events).count(b"text_delta") == 3
+    events = events_of(asyncio.run(waited()))
+    assert events[0] == {"type": "ping"}
+    assert put_together(events)["content"] == [{"type": "text", "text": "Hello wörld!"}]
 
 
 def test_the_openai_door_answers_too() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from takeoff.http.refusals import anthropic_error_body
 from takeoff.http.sse import named_event
 from takeoff.request import FinishReason, TokenEvent
 
-PING_S = 15.0  # a stream is silent no longer, so that no proxy takes it for dead
+PING = named_event("ping", b'{"type": "ping"}')
 
 # kind of block -> kind of its deltas, and the name of their text
 _DELTAS = {
@@ -97,17 +96,13 @@ async def message_events(
     asked: Asked,
     *,
     request_id: str,
-    ping_s: float = PING_S,
 ) -> AsyncGenerator[bytes, None]:
-    """The message as events; an error travels as one. After `ping_s` without any comes a ping."""
+    """The message as events; an error travels as one."""
     reader = AnswerReader(generation, has_tools=asked.has_tools)
     blocks = BlockEvents(asked)
     is_begun = False
     try:
-        async for event in _with_pings(generation, ping_s):
-            if event is None:
-                yield _event("ping")
-                continue
+        async for event in generation:
             if not is_begun:
                 is_begun = True
                 yield _event(
@@ -204,17 +199,3 @@ def _end(event: TokenEvent, generation: Generation, max_tokens: int, *, has_call
     else:
         reason = "tool_use" if has_calls else "end_turn"
     return {"stop_reason": reason, "stop_sequence": event.stop_string}
-
-
-async def _with_pings(generation: Generation, ping_s: float) -> AsyncGenerator[TokenEvent | None, None]:
-    """Its events; None where none came for `ping_s`."""
-    while True:
-        try:
-            async with asyncio.timeout(ping_s):
-                event = await anext(generation)
-        except TimeoutError:
-            yield None
-        except StopAsyncIteration:
-            return
-        else:
-            yield event

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr
+from pydantic import Field, PrivateAttr, StrictStr
 
 from takeoff.errors import InvalidRequest, NotFound
 from takeoff.http.anthropic.answers import Asked
 from takeoff.http.anthropic.messages import Reading, checked_messages
-from takeoff.http.anthropic.thinking import Effort, Thinking, effort_of
+from takeoff.http.anthropic.thinking import Effort, Thinking, effort_of, shows_thought
 from takeoff.http.anthropic.tools import chosen_tools
 from takeoff.http.bodies import Texts
-from takeoff.http.openai.fields import OpenAIBody, Unserved, check_depth
+from takeoff.http.openai.fields import Inner, OpenAIBody, Unserved, check_depth
 from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES
 from takeoff.http.openai.sampling import MAX_METADATA, MAX_MODEL_CHARACTERS
@@ -39,23 +39,23 @@ HARMLESS = frozenset({"cache_control", "metadata"})
 _KEEPS_ALL = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Inner):
     """`format` of an output_config."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-    type: Literal["json_schema"]
-    schema_: dict[str, Any] = Field(alias="schema")
+    type: Literal["json_schema"] = Field(description="`json_schema`")
+    schema_: dict[str, Any] = Field(alias="schema", description="JSON Schema that the answer obeys")
 
 
-class OutputConfig(BaseModel):
+class OutputConfig(Inner):
     """What the answer is to be."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"task_budget": Unserved()}
 
-    format: JsonSchemaFormat | None = None
-    effort: Effort | None = None
-    task_budget: None = None
+    format: JsonSchemaFormat | None = Field(None, description="What the answer is, unless it calls tools")
+    effort: Effort | None = Field(
+        None,
+        description="How hard to think, where the model's template has degrees, or `high`, the default",
+    )
 
 
 class PromptBody(OpenAIBody):
@@ -90,15 +90,10 @@ class PromptBody(OpenAIBody):
     )
     thinking: Thinking | None = Field(
         None,
-        description="`disabled`, `adaptive`: as the model does by itself, which is the default, or "
-        "`enabled`, whose `budget_tokens` bound nothing; `display` may be `omitted`. What constrains the "
+        description="Whether a model that can think does, before it answers or calls; what constrains the "
         "answer holds behind the thought",
     )
-    output_config: OutputConfig | None = Field(
-        None,
-        description="`format`: `json_schema`, which is enforced; `effort`: how hard to think, where the "
-        "model's template has degrees, or `high`, the default",
-    )
+    output_config: OutputConfig | None = Field(None, description="What the answer is, and how hard to try")
     output_format: JsonSchemaFormat | None = Field(
         None, description="The older name of `format` in `output_config`"
     )
@@ -220,7 +215,7 @@ class MessagesBody(PromptBody):
         return Asked(
             has_tools=self._tool_use is not None,
             max_tokens=self.max_tokens,
-            shows_thoughts=self.thinking is None or self.thinking.display != "omitted",
+            shows_thoughts=shows_thought(self.thinking),
         )
 
     def request(self, *, lenient: bool) -> Request:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from takeoff.http.anthropic.answers import PING_S
 from takeoff.http.anthropic.bodies import HARMLESS, CountTokensBody, MessagesBody, PromptBody
 from takeoff.http.anthropic.messages import BLOCKS, ERROR_LINE, MESSAGE_FIELDS
 from takeoff.http.anthropic.tools import CHOICES, TOOL_FIELDS
@@ -55,7 +54,8 @@ are its `auto`, `required` and a function's name.
 before `max_tokens` did, or `stop_sequence`: then `stop_sequence` is the one that was met, of several that
 begin at the same place the shortest. `input` of a call that was cut off has what is known of it. In `usage`,
 `input_tokens` are those that had to be computed and `cache_read_input_tokens` the others; together they are
-what `/v1/messages/count_tokens` counts. After {ping_s:g} s of silence a stream has a `ping`.
+what `/v1/messages/count_tokens` counts. A stream without news
+has a `ping` every 15 s (`stream_keep_alive_s`).
 
 An error has the status that it has elsewhere, and the type
 {kinds};
@@ -78,7 +78,6 @@ def anthropic_page() -> str:
         tables="\n\n".join(fields_section(path, body, HARMLESS) for path, body in _BODIES.items()),
         objects=table_of(rows),
         error_line=ERROR_LINE,
-        ping_s=PING_S,
         kinds=", ".join(f"`{kind}` ({status})" for status, kind in ANTHROPIC_KINDS.items()),
     )
 

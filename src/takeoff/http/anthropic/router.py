@@ -9,11 +9,12 @@ from starlette.responses import JSONResponse, Response
 from takeoff.http.answers import (
     EVENT_STREAM,
     GenerationResponse,
+    KeepAlive,
     all_events,
     submit_all,
     unless_client_leaves,
 )
-from takeoff.http.anthropic.answers import message_events, message_of, whole_message
+from takeoff.http.anthropic.answers import PING, message_events, message_of, whole_message
 from takeoff.http.anthropic.bodies import CountTokensBody, MessagesBody
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.sampling import model_told
@@ -38,7 +39,8 @@ def anthropic_router(service: Service, settings: Settings) -> APIRouter:
             with body.in_its_names():
                 (generation,) = await submit_all(service, [request])
             stream = message_events(head, generation, body.asked, request_id=request_id)
-            response = GenerationResponse(service, [generation], stream, EVENT_STREAM)
+            keep_alive = KeepAlive(PING, settings.stream_keep_alive_s)
+            response = GenerationResponse(service, [generation], stream, EVENT_STREAM, keep_alive)
             response.headers.update(headers)
             return response
         with body.in_its_names():

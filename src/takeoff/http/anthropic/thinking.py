@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from takeoff.errors import InvalidRequest
+from takeoff.http.openai.fields import Inner, Unserved
 
 _DEFAULT = "high"  # of Anthropic's API: a template that knows no degrees may pass over it
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 _THINKS = "medium"  # what every template takes that can make its model think
-Display = Literal["summarized", "omitted"]  # the thought as it is, or a block without it
+Display = Literal["summarized", "omitted"]
 
 
-class Disabled(BaseModel):
+_TYPE: Any = Field(
+    description="`disabled`; `adaptive`, which is the default: as the model does by itself; or `enabled`"
+)
+_DISPLAY: Any = Field(None, description="`summarized`: the thought as it is; `omitted`: a block without it")
+
+
+class Disabled(Inner):
     """No thought."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {
+        "budget_tokens": Unserved(instead="use the type enabled"),
+        "display": Unserved(instead="use the type enabled"),
+    }
 
-    type: Literal["disabled"]
-    display: None = None
+    type: Literal["disabled"] = _TYPE
 
 
-class Adaptive(BaseModel):
+class Adaptive(Inner):
     """As the model does by itself."""
 
-    model_config = ConfigDict(extra="forbid")
+    unserved: ClassVar[Mapping[str, Unserved]] = {"budget_tokens": Unserved(instead="use the type enabled")}
 
-    type: Literal["adaptive"]
-    display: Display | None = None
+    type: Literal["adaptive"] = _TYPE
+    display: Display | None = _DISPLAY
 
 
-class Enabled(BaseModel):
-    """A thought. How long it gets is the model's affair, as far as `max_tokens` goes."""
+class Enabled(Inner):
+    """A thought."""
 
-    model_config = ConfigDict(extra="forbid")
+    harmless: ClassVar[frozenset[str]] = frozenset({"budget_tokens"})
 
-    type: Literal["enabled"]
-    budget_tokens: int = Field(ge=1)
-    display: Display | None = None
+    type: Literal["enabled"] = _TYPE
+    budget_tokens: int = Field(
+        ge=1, description="A target in Anthropic's API too; the thought ends where the model ends it"
+    )
+    display: Display | None = _DISPLAY
 
 
 Thinking = Annotated[Disabled | Adaptive | Enabled, Field(discriminator="type")]
@@ -62,3 +74,8 @@ def effort_of(thinking: Thinking | None, effort: Effort | None) -> tuple[str | N
     if effort == _DEFAULT:
         return None, {"reasoning_effort": effort}
     return effort, {}
+
+
+def shows_thought(thinking: Thinking | None) -> bool:
+    """Whether the text of a thought is told."""
+    return not isinstance(thinking, Adaptive | Enabled) or thinking.display != "omitted"
