@@ -14,10 +14,12 @@ from tests.http.door import Connection, FakeService, make_door, make_scope
 from takeoff.request import EncodeRequest, Encoding
 
 ENDLESS = ("x",) * 1_000_000
+MESSAGE = {"max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
 STREAMED: list[tuple[str, str, dict[str, Any]]] = [
     ("front", "/generate_stream", {"text": "a"}),
     ("front", "/v1/completions", {"prompt": "a", "stream": True}),
     ("front", "/v1/completions", {"prompt": ["a", "b"], "n": 2, "stream": True}),
+    ("front", "/v1/messages", {**MESSAGE, "stream": True}),
     ("takeoff", "/generate_stream", {"text": "a", "return_metadata": True}),
     ("takeoff", "/generate_stream", {"text": ["a", "b", "c"]}),
 ]
@@ -26,6 +28,7 @@ WHOLE: list[tuple[str, str, dict[str, Any]]] = [
     ("front", "/generate", {"text": ["a", "b", "c"]}),
     ("front", "/v1/completions", {"prompt": "a"}),
     ("front", "/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+    ("front", "/v1/messages", MESSAGE),
     ("takeoff", "/generate", {"text": ["a", "b"]}),
 ]
 both_versions = pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
