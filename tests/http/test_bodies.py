@@ -14,6 +14,8 @@ from takeoff.http.openai.classify import ClassifyBody
 from takeoff.http.openai.embeddings import EmbeddingsBody
 from takeoff.http.openai.fields import OpenAIBody
 from takeoff.http.openai.rerank import RerankBody
+from takeoff.http.openai.responses.body import ResponsesBody
+from takeoff.http.openai.responses.history import ITEMS
 from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
 from takeoff.http.takeoff_pro import GenerateBody
 
@@ -135,7 +137,8 @@ CHAT_FIELDS = [
     "response_format",
     "structured_outputs",
 ]
-ENCODED_BODIES: dict[str, tuple[type[OpenAIBody], dict[str, object]]] = {
+OTHER_BODIES: dict[str, tuple[type[OpenAIBody], dict[str, object]]] = {
+    "/v1/responses": (ResponsesBody, {"input": "a", "stream": False}),
     "/v1/embeddings": (EmbeddingsBody, {"input": "a"}),
     "/v1/classify": (ClassifyBody, {"input": "a"}),
     "/v1/rerank": (RerankBody, {"query": "a", "documents": ["b"]}),
@@ -172,9 +175,43 @@ def test_no_value_of_any_field_of_a_chat_is_an_error_of_ours() -> None:
         assert answer.status in (200, 400), (body[:200], answer.body)
 
 
-@pytest.mark.parametrize("path", ENCODED_BODIES)
+def test_no_value_of_any_field_of_a_responses_items_and_tools_is_an_error_of_ours() -> None:
+    call = {"call_id": "1", "name": "f", "arguments": "", "output": "1"}
+    valid: dict[str, list[object]] = {
+        "message": [{"type": "message", "role": role, "content": "a"} for role in ("user", "assistant")],
+        "function_call": [{"type": "function_call", **call}],
+        "function_call_output": [{"type": "function_call_output", **call}],
+        "reasoning": [{"type": "reasoning", "summary": []}],
+    }
+    places = [
+        (f'{{"input": [{json.dumps(item)[:-1]}, "{field}": VALUE}}, {{"role": "user", "content": "a"}}]}}')
+        for kind, items in valid.items()
+        for item in items
+        for field in (*ITEMS[kind].honoured, *ITEMS[kind].harmless, *ITEMS[kind].unserved, "x")
+    ]
+    places += [
+        f'{{"input": [{{"role": "{role}", "content": [{{"type": "{kind}", "{field}": VALUE}}]}}]}}'
+        for role in ("user", "assistant")
+        for kind in ("input_text", "output_text", "refusal", "input_image")
+        for field in ("text", "refusal", "image_url", "detail", "annotations", "logprobs", "x")
+    ]
+    places += [
+        f'{{"input": "a", "tools": [{{"type": "function", "name": "f", "{field}": VALUE}}]}}'
+        for field in ("type", "name", "description", "parameters", "strict", "async", "x")
+    ]
+    form = '{"type": "json_schema", "name": "x", "schema": {"a": VALUE}}'
+    places.append(f'{{"input": "a", "text": {{"format": {form}}}}}')
+    app = make_door()
+    for place in places:
+        for value in (*OTHERS, *ODD, *NESTED, *NUMBERS[:3]):
+            answer = ask(app, "POST", "/v1/responses", place.replace("VALUE", value).encode())
+            assert answer.error is None, (place, value[:80])
+            assert answer.status in (200, 400), (place, value[:80])
+
+
+@pytest.mark.parametrize("path", OTHER_BODIES)
 def test_no_value_of_any_field_of_the_other_routes_is_an_error_of_ours(path: str) -> None:
-    body, valid = ENCODED_BODIES[path]
+    body, valid = OTHER_BODIES[path]
     app = make_door()
     for field in (*body.model_fields, *body.unserved, "no_such_field"):
         others = json.dumps({"model": "primary"} | valid | {field: 1})

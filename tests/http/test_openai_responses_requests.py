@@ -404,6 +404,8 @@ def test_without_a_choice_of_them_tools_are_not_told() -> None:
         ({"tools": [NOW | {"parameters": []}]}, "tools[0].parameters", "the schema of an object"),
         ({"tools": [NOW | {"defer_loading": True}]}, "tools[0].defer_loading", "is not supported"),
         ({"tools": [NOW, NOW]}, "tools", "two functions 'now'"),
+        ({"tools": [{"type": "web_search"}] * 129}, "tools", "at most 128 tools, got 129"),
+        ({"tools": [NOW | {"parameters": {"a": "\ud800"}}]}, "tools", "tools is no JSON"),
         (
             {"tools": [NOW], "tool_choice": {"type": "function", "name": "x"}},
             "tool_choice",

@@ -52,8 +52,7 @@ def tool_use(tools: Sequence[Any], choice: Any, *, is_parallel: bool, lenient: b
     Raises:
         InvalidRequest: `param` is the place.
     """
-    if len(tools) > MAX_TOOLS:
-        raise InvalidRequest(f"at most {MAX_TOOLS} tools, got {len(tools)}", param="tools")
+    check_number(tools)
     check_depth("tools", tools)
     told = [_tool(tool, f"tools[{i}]", lenient=lenient) for i, tool in enumerate(tools)]
     names = [tool["function"]["name"] for tool in told]
@@ -87,6 +86,12 @@ def tool_use(tools: Sequence[Any], choice: Any, *, is_parallel: bool, lenient: b
     if use.is_required and not use.callable_names:
         raise InvalidRequest("tool_choice wants a call, and there are no tools", param="tool_choice")
     return use if use.callable_names else None
+
+
+def check_number(tools: Sequence[Any]) -> None:
+    """Raise InvalidRequest for more tools than are taken."""
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequest(f"at most {MAX_TOOLS} tools, got {len(tools)}", param="tools")
 
 
 def with_calls(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from typing import Any
 
-from takeoff.errors import TakeoffError
+from takeoff.errors import InvalidRequest, TakeoffError
 from takeoff.http.openai.responses.body import ResponsesBody
 from takeoff.http.openai.responses.output import Output
 from takeoff.http.openai.responses.tools import shown_tools
@@ -18,6 +19,13 @@ class ResponseObject:
     """One response, from its beginning to its end."""
 
     def __init__(self, body: ResponsesBody, model: str) -> None:
+        """Raise InvalidRequest if the body says what JSON can't, a number out of range for example."""
+        asked = _asked(body)
+        for name, value in asked.items():
+            try:
+                json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+            except (ValueError, RecursionError) as exc:
+                raise InvalidRequest(f"{name} is no JSON: {exc}", param=name) from exc
         self._told = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
@@ -29,7 +37,7 @@ class ResponseObject:
             "error": None,
             "incomplete_details": None,
             "usage": None,
-            **_asked(body),
+            **asked,
         }
 
     def begun(self) -> dict[str, Any]:

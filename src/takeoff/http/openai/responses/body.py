@@ -157,7 +157,7 @@ class ResponsesBody(TokensBody):
         description="`effort`: how hard to think, as `reasoning_effort` of a chat; the thought is told as it "
         "is, before the answer, in an item of the type reasoning that has no summary",
     )
-    include: list[Includable] | None = Field(
+    include: Annotated[list[Includable], Field(fail_fast=True)] | None = Field(
         None,
         description=f"`{LOGPROBS}`: tell how likely each token of a text was; others that OpenAI has change "
         "nothing: what a model thought is told as it is",
@@ -207,10 +207,11 @@ class ResponsesBody(TokensBody):
     @property
     def shown_format(self) -> dict[str, Any]:
         """The text's format, as an answer tells it."""
-        if self.text is None or self.text.format is None:
-            return {"type": "text"}
-        shown = self.text.format.model_dump(by_alias=True)
-        return shown | {"strict": True} if "schema" in shown else shown
+        form = self.text.format if self.text is not None else None
+        if not isinstance(form, FlatSchemaFormat):
+            return {"type": "text" if form is None else form.type}
+        told = {"name": form.name, "description": form.description, "schema": form.schema_}
+        return {"type": form.type, **told, "strict": True}
 
     def check_fields(self, *, lenient: bool) -> None:
         """As OpenAIBody has it; and `stream_options` are a stream's."""

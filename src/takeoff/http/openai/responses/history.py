@@ -109,7 +109,7 @@ class History:
     def _add(self, item: Any, at: str) -> None:
         if not isinstance(item, dict):
             raise wrong(at, "an object", item)
-        kind = item.get("type", "message")
+        kind = item.get("type") or "message"
         if not isinstance(kind, str) or kind not in ITEMS:
             message = f"{at}: only items of the type {', '.join(ITEMS)} are read, not {reprlib.repr(kind)}"
             raise InvalidRequest(message, param=f"{at}.type", hint=_INSTEAD.get(str(kind)))

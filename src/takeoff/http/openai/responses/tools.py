@@ -9,7 +9,7 @@ from typing import Any
 from takeoff.errors import InvalidRequest
 from takeoff.http.openai.fields import Unserved
 from takeoff.http.openai.objects import ObjectFields, wrong
-from takeoff.http.openai.tools import ToolUse, function_tool, tool_use
+from takeoff.http.openai.tools import ToolUse, check_number, function_tool, tool_use
 
 _FUNCTION = ("name", "description", "parameters", "strict")
 TOOL_FIELDS = ObjectFields(
@@ -31,6 +31,7 @@ def chosen_tools(tools: Sequence[Any], choice: Any, *, is_parallel: bool, lenien
     Raises:
         InvalidRequest: `param` is the place.
     """
+    check_number(tools)
     functions = [_tool(tool, f"tools[{i}]", lenient=lenient) for i, tool in enumerate(tools)]
     wanted = _choice(choice, lenient=lenient)
     return tool_use(functions, wanted, is_parallel=is_parallel, lenient=lenient)
