@@ -85,6 +85,93 @@ def random_schema(chance: Random) -> Schema:
     return schema
 
 
+def random_conditional_schema(chance: Random) -> Schema:
+    """A JSON schema with keywords that no grammar has: conditions, negations, counts."""
+    return _ConditionWriter(chance).schema()
+
+
+class _ConditionWriter:
+    """Objects and arrays of small values, and one to three conditions on each."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+
+    def schema(self) -> Schema:
+        if self._chance.random() < 0.3:
+            return self._array()
+        if self._chance.random() < 0.2:
+            return self._value() | {"not": self._test_of_value()}
+        names = ["a", "b", "c"]
+        schema: Schema = {"type": "object", "properties": {name: self._value() for name in names}}
+        schema["required"] = [name for name in names if self._chance.random() < 0.3]
+        if self._chance.random() < 0.5:
+            schema["additionalProperties"] = self._chance.choice([False, self._value()])
+        for condition in self._chance.sample(
+            [
+                lambda: {"not": self._test()},
+                lambda: {"if": self._test(), "then": self._test(), "else": self._test()},
+                lambda: {"if": self._test(), "then": self._test()},
+                lambda: {"dependentRequired": {self._name(): [self._name()]}},
+                lambda: {"dependentSchemas": {self._name(): self._test()}},
+                lambda: {"oneOf": [self._test(), self._test()]},
+                lambda: {"minProperties": self._chance.randint(1, 3)},
+                lambda: {
+                    "propertyNames": self._chance.choice([{"pattern": "^[ab]"}, {"enum": ["a", "c", "d"]}])
+                },
+                lambda: {"unevaluatedProperties": False, "allOf": [{"properties": {"d": self._value()}}]},
+            ],
+            self._chance.randint(1, 3),
+        ):
+            schema |= condition()
+        return schema
+
+    def _array(self) -> Schema:
+        schema: Schema = {"type": "array", "items": self._value(), "maxItems": self._chance.randint(2, 4)}
+        if self._chance.random() < 0.5:
+            schema |= {"contains": self._test_of_value(), "minContains": self._chance.randint(0, 2)}
+            schema |= {"maxContains": 2} if self._chance.random() < 0.5 else {}
+        else:
+            schema |= {"uniqueItems": True, "minItems": self._chance.randint(0, 2)}
+        return schema
+
+    def _name(self) -> str:
+        return self._chance.choice("abcd")
+
+    def _value(self) -> Schema:
+        small = {"type": "integer", "minimum": -3, "maximum": 12}
+        pieces = [{"enum": ["x", "y", 1, None]}, {"type": "boolean"}, {"type": "string", "maxLength": 3}]
+        return self._chance.choice([small, *pieces])
+
+    def _test_of_value(self) -> Schema:
+        return self._chance.choice(
+            [
+                {"const": self._chance.choice(["x", 1, 0, True, None, ""])},
+                {"enum": self._chance.sample(["x", "y", "xy", 1, 2, 5, None, False], 3)},
+                {"type": self._chance.choice(["string", "integer", "number", "null", "boolean"])},
+                {self._chance.choice(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]): 4},
+                {"type": "string", self._chance.choice(["minLength", "maxLength"]): 2},
+                {"not": {"const": self._chance.choice(["y", 1, None])}},
+            ]
+        )
+
+    def _test(self) -> Schema:
+        return self._chance.choice(
+            [
+                {"required": [self._name()]},
+                {"required": self._chance.sample("abcd", 2)},
+                {"properties": {self._name(): self._test_of_value()}},
+                {"properties": {self._name(): self._test_of_value()}, "required": [self._name()]},
+                {
+                    "anyOf": [
+                        {"required": [self._name()]},
+                        {"properties": {self._name(): self._test_of_value()}},
+                    ]
+                },
+                {"not": {"required": [self._name()]}},
+            ]
+        )
+
+
 class _SchemaWriter:
     def __init__(self, chance: Random) -> None:
         self._chance = chance

@@ -18,7 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
-from tests.engine.random_constraints import random_regex, random_schema
+from tests.engine.random_constraints import random_conditional_schema, random_regex, random_schema
 
 from takeoff.engine.constraint import ConstraintCompiler
 from takeoff.engine.sampler import Sampler, SamplingState
@@ -107,10 +107,10 @@ def decoder(smollm2_path: Path) -> Decoder:
     return Decoder(Tokenizer(str(smollm2_path)))
 
 
-def schemas(seed: int) -> Iterator[Any]:
+def schemas(seed: int, draw: Callable[[Random], Any] = random_schema) -> Iterator[Any]:
     chance = Random(seed)
     while True:
-        yield random_schema(chance)
+        yield draw(chance)
 
 
 def assert_valid(schema: Any, text: str) -> None:
@@ -141,6 +141,22 @@ def test_random_expressions(decoder: Decoder) -> None:
 def test_random_schemas(decoder: Decoder) -> None:
     ended = Counter[str]()
     for number, schema in zip(range(300), schemas(SEED), strict=False):
+        try:
+            text = decoder.complete(Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema)), number)
+        except InvalidRequest:
+            ended["refused"] += 1
+            continue
+        if text is None:
+            ended["cut"] += 1
+            continue
+        ended["ended"] += 1
+        assert_valid(schema, text)
+    assert ended["ended"] >= 150, ended
+
+
+def test_random_conditions(decoder: Decoder) -> None:
+    ended = Counter[str]()
+    for number, schema in zip(range(300), schemas(SEED, random_conditional_schema), strict=False):
         try:
             text = decoder.complete(Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema)), number)
         except InvalidRequest:

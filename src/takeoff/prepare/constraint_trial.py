@@ -16,9 +16,10 @@ from takeoff.call_formats import SYNTAX, call_format_of
 from takeoff.errors import InvalidRequest
 from takeoff.models.guidance import new_matcher
 from takeoff.prepare.calls_or_json import calls_or_json
-from takeoff.prepare.json_schema import OWN_KEY, SchemaError, enforceable
+from takeoff.prepare.json_schema import OWN_KEY, enforceable
 from takeoff.prepare.lark import lark_of
 from takeoff.prepare.regex import whole_match
+from takeoff.prepare.schema_places import SchemaError
 from takeoff.prepare.thought_grammar import behind_thought, own_opening
 from takeoff.prepare.tool_grammar import tool_grammar
 from takeoff.request import Constraint, ConstraintKind

@@ -9,22 +9,37 @@ whatever the grammar makes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
-from takeoff.prepare.disjoint import prove_disjoint
-from takeoff.prepare.regex import search, search_exactly
-from takeoff.prepare.schema_formats import OF_NUMBERS, PASSED_ON, PATTERNS
-from takeoff.prepare.schema_numbers import (
-    NUMBER_KEYWORDS,
-    check_constant,
-    check_multiples,
-    number_keywords,
+from takeoff.prepare.disjoint import Requirement, prove_disjoint
+from takeoff.prepare.regex import search
+from takeoff.prepare.schema_numbers import NUMBER_KEYWORDS, check_multiples, number_keywords
+from takeoff.prepare.schema_places import (
+    COMPONENTS,
+    LISTS_OF_SCHEMAS,
+    MAX_DEPTH,
+    Place,
+    SchemaError,
+    place_of,
+    plain_references,
+    schema_at,
+)
+from takeoff.prepare.schema_rewrites import REWRITTEN, enough_properties, rewritten
+from takeoff.prepare.schema_values import (
+    add_format,
+    add_parts,
+    add_pattern,
+    constants_of,
+    count_of,
+    key_pattern,
+    list_of,
+    num_containers,
+    object_of,
+    types_of,
 )
 from takeoff.request import ConstraintKind
 
-MAX_DEPTH = 64
 MAX_CHAIN = 400  # through references: llguidance follows them on the stack, which holds over 1,000
 MAX_SCHEMAS = 4_000  # and constants made of others; references counted once
 MAX_NAMES = 1_000  # of one object's properties
@@ -33,13 +48,15 @@ MAX_BRANCHES = 256  # of a oneOf: each pair is told apart
 MAX_ITEMS = 4_096  # of one array, as far as they are counted
 MAX_LENGTH = 65_536  # of one text, as far as it is counted
 
-_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 _ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"}
     | {"$comment", "contentMediaType", "contentEncoding", "contentSchema", "$defs", "definitions"}
-    | {"discriminator", "externalDocs", "xml"}  # of OpenAPI
+    | {"discriminator", "externalDocs", "xml", "nullable"}  # of OpenAPI; to a validator it is none of null
 )
-_NAMES_OF_DOCUMENTS = frozenset({"$schema", "$id", "id"})  # at the root only
+_OF_DOCUMENTS = frozenset({"$schema", "$id", "id", COMPONENTS})  # at the root only
+_OF_OBJECTS = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"}
+)
 OWN_KEY = "x-guidance"  # of a schema: settings of llguidance
 _VENDOR = "x-"  # annotations by convention, but for that
 
@@ -47,11 +64,6 @@ _NEWEST = "json-schema.org/draft/2020-12/schema"
 _OLDER = frozenset(
     {"json-schema.org/draft/2019-09/schema"} | {f"json-schema.org/draft-0{n}/schema" for n in (4, 6, 7)}
 )
-_HINTS = {"nullable": ': write "type": ["string", "null"]'}
-
-
-class SchemaError(ValueError):
-    """A schema that can't be enforced: where, and which keyword."""
 
 
 def enforceable(schema: Any) -> dict[str, Any]:
@@ -64,14 +76,27 @@ def enforceable(schema: Any) -> dict[str, Any]:
     return _Writer(schema).document()
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A schema that is being written."""
+
+    schema: dict[str, Any]
+    became: dict[str, Any]
+    place: Place
+    depth: int
+
+    def refusal(self, what: str) -> SchemaError:
+        return SchemaError.at(self.place, what)
+
+
 class _Writer:
     """Writes one document."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._tuples_are_items = False
-        self._numbers: dict[tuple[str, ...], int] = {}  # places of schemas that are referred to
-        self._waiting: list[tuple[str, ...]] = []  # of those, not yet written
+        self._tuple_keyword = "prefixItems"
+        self._numbers: dict[Place, int] = {}  # places of schemas that are referred to
+        self._waiting: list[Place] = []  # of those, not yet written
         self._written: list[tuple[dict[str, Any], dict[str, Any]]] = []  # schemas, and what they became
         self._num_schemas = 0
         self._also_required: dict[int, list[str]] = {}  # id of a schema: names that a proof relies on
@@ -82,11 +107,12 @@ class _Writer:
                 return {}
             raise SchemaError(f"a schema is an object, got {json.dumps(self._root)[:100]}")
         self._read_dialect(self._root)
+        self._root = plain_references(self._root)
         written = self._schema(self._root, (), 0)
         definitions = {}
         while self._waiting:
             place = self._waiting.pop()
-            definitions[str(self._numbers[place])] = self._schema(self._at(place), place, 0)
+            definitions[str(self._numbers[place])] = self._schema(schema_at(self._root, place), place, 0)
         for schema, became in self._written:
             if names := self._also_required.get(id(schema)):
                 became["required"] = list(dict.fromkeys([*became.get("required", []), *names]))
@@ -109,159 +135,197 @@ class _Writer:
             raise SchemaError(
                 f"$schema {json.dumps(name)[:100]} is no draft of JSON Schema from 4 to 2020-12"
             )
-        self._tuples_are_items = bare in _OLDER
+        self._tuple_keyword = "items" if bare in _OLDER else "prefixItems"
 
-    def _schema(self, schema: Any, place: tuple[str, ...], depth: int) -> dict[str, Any] | bool:
+    def _schema(self, schema: Any, place: Place, depth: int) -> dict[str, Any] | bool:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
-            raise _error(place, f"a schema is an object, got {json.dumps(schema)[:100]}")
+            raise SchemaError.at(place, f"a schema is an object, got {json.dumps(schema)[:100]}")
         if depth > MAX_DEPTH:
             raise SchemaError(f"it is nested more than {MAX_DEPTH} deep")
         self._count_schemas(1)
-        became: dict[str, Any] = {}
-        self._written.append((schema, became))
+        draft = _Draft(schema, {}, place, depth)
+        self._written.append((schema, draft.became))
         for name, value in schema.items():
-            self._keyword(became, schema, name, value, place, depth)
+            self._keyword(draft, name, value)
         try:
-            became |= number_keywords(schema)
+            draft.became.update(number_keywords(schema))
+            parts = list(rewritten(schema, self._resolve, tuple_keyword=self._tuple_keyword))
+        except SchemaError:
+            raise
         except ValueError as exc:
-            raise _error(place, str(exc)) from exc
-        return became
+            raise draft.refusal(str(exc)) from exc
+        for part in parts:
+            self._add_beside(draft, part)
+        return draft.became
+
+    def _add_beside(self, draft: _Draft, part: dict[str, Any] | bool) -> None:
+        """Write a schema that applies beside the one that is being written."""
+        draft.became.setdefault("allOf", []).append(self._schema(part, draft.place, draft.depth + 1))
+
+    def _below(self, draft: _Draft, schema: Any, *steps: str) -> dict[str, Any] | bool:
+        return self._schema(schema, (*draft.place, *steps), draft.depth + 1)
 
     def _count_schemas(self, more: int) -> None:
         self._num_schemas += more
         if self._num_schemas > MAX_SCHEMAS:
             raise SchemaError(f"it has more than {MAX_SCHEMAS:,} schemas and constants made of others")
 
-    def _keyword(
-        self,
-        became: dict[str, Any],
-        schema: dict[str, Any],
-        name: str,
-        value: Any,
-        place: tuple[str, ...],
-        depth: int,
-    ) -> None:
-        """Write one keyword of `schema`; those of numbers are written together."""
+    def _keyword(self, draft: _Draft, name: str, value: Any) -> None:
+        """Write one keyword; those of numbers, and those to be said by others, come later."""
+        if name in NUMBER_KEYWORDS | REWRITTEN | _ANNOTATIONS or (name in _OF_DOCUMENTS and not draft.place):
+            return
+        if name.startswith(_VENDOR) and name != OWN_KEY:
+            return
+        if name in LISTS_OF_SCHEMAS and (name != "prefixItems" or self._tuple_keyword == name):
+            self._list(draft, name, value)
+        elif name in _OF_OBJECTS:
+            self._of_objects(draft, name, value)
+        elif name in ("items", "additionalItems"):
+            self._items(draft, name, value)
+        else:
+            self._plain_keyword(draft, name, value)
 
-        def below(each: Any, *steps: str) -> dict[str, Any] | bool:
-            return self._schema(each, (*place, name, *steps), depth + 1)
-
+    def _plain_keyword(self, draft: _Draft, name: str, value: Any) -> None:
+        """A keyword without schemas in its value."""
+        became, place = draft.became, draft.place
         match name:
-            case _ if name in NUMBER_KEYWORDS or name in _ANNOTATIONS:
-                pass
-            case _ if name in _NAMES_OF_DOCUMENTS and not place:
-                pass
-            case _ if name.startswith(_VENDOR) and name != OWN_KEY:
-                pass
             case "type":
-                became[name] = _types(value, place)
+                became[name] = types_of(value, place)
             case "enum" if isinstance(value, list) and len(value) > MAX_VALUES:
-                raise _error(place, f'"enum" of more than {MAX_VALUES:,} values can\'t be enforced')
+                raise draft.refusal(f'"enum" of more than {MAX_VALUES:,} values can\'t be enforced')
             case "const" | "enum":
-                became[name] = _constants(name, value, place)
-                self._count_schemas(sum(map(_num_containers, value if name == "enum" else [value])))
+                became[name] = constants_of(name, value, place)
+                self._count_schemas(sum(map(num_containers, value if name == "enum" else [value])))
             case "$ref":
                 became[name] = self._reference(value, place)
-            case "allOf" | "anyOf":
-                parts = [below(each, str(n)) for n, each in enumerate(_list(name, value, place))]
-                _add_parts(became, name, parts)
-            case "oneOf":
-                if len(_list(name, value, place)) > MAX_BRANCHES:
-                    raise _error(place, f'"oneOf" of more than {MAX_BRANCHES} branches can\'t be enforced')
-                parts = [below(each, str(n)) for n, each in enumerate(value)]
-                _add_parts(became, "anyOf" if self._is_disjoint(schema, place) else name, parts)
-            case "properties":
-                if len(_object(name, value, place)) > MAX_NAMES:
-                    raise _error(place, f'"properties" of more than {MAX_NAMES:,} names can\'t be enforced')
-                became[name] = {key: below(each, key) for key, each in value.items()}
-            case "patternProperties":
-                became[name] = {
-                    _key_pattern(key, schema, became, place): below(each, key)
-                    for key, each in _object(name, value, place).items()
-                }
-                if len(became[name]) < len(value):
-                    raise _error(place, '"patternProperties" that are the same can\'t be enforced')
-            case "additionalProperties":
-                became.setdefault(name, below(value))
-            case "required":
-                names = _list(name, value, place)
-                if not all(isinstance(each, str) for each in names):
-                    raise _error(place, '"required" is a list of names')
-                became[name] = list(dict.fromkeys(names))
-            case "items" if isinstance(value, list) and self._tuples_are_items:
-                became["prefixItems"] = [below(each, str(n)) for n, each in enumerate(value)]
-                if "additionalItems" in schema:
-                    became["items"] = self._schema(
-                        schema["additionalItems"], (*place, "additionalItems"), depth + 1
-                    )
-            case "items":
-                became[name] = below(value)
-            case "additionalItems" if self._tuples_are_items:
-                pass  # written with `items`; beside a schema it means nothing
-            case "prefixItems" if not self._tuples_are_items:
-                became[name] = [below(each, str(n)) for n, each in enumerate(_list(name, value, place))]
             case "minItems" | "maxItems":
-                became[name] = _count(name, value, place, MAX_ITEMS)
+                became[name] = count_of(name, value, place, MAX_ITEMS)
             case "minLength" | "maxLength":
-                became[name] = _count(name, value, place, MAX_LENGTH)
-            case "minProperties":
-                became[name] = _count(name, value, place, MAX_ITEMS)
-                named = schema.get("required")
-                if became[name] > 1 + (len(set(named)) if isinstance(named, list) else 0):
-                    raise _error(
-                        place,
-                        '"minProperties" beyond the required ones and one more can\'t be enforced: '
-                        "a name might be written twice",
-                    )
-            case "maxProperties":
-                became[name] = _count(name, value, place, MAX_ITEMS)
+                became[name] = count_of(name, value, place, MAX_LENGTH)
             case "pattern":
                 if not isinstance(value, str):
-                    raise _error(place, '"pattern" is a regular expression')
-                _add_pattern(became, search(value, ConstraintKind.JSON_SCHEMA.value))
+                    raise draft.refusal('"pattern" is a regular expression')
+                add_pattern(became, search(value, ConstraintKind.JSON_SCHEMA.value))
             case "format":
-                _add_format(became, schema, value, place)
-            case "uniqueItems" if value is False:
-                pass
+                add_format(became, draft.schema, value, place)
             case _:
-                raise _error(place, f"{json.dumps(name)[:100]} can't be enforced{_HINTS.get(name, '')}")
+                raise draft.refusal(f"{json.dumps(name)[:100]} can't be enforced")
 
-    def _is_disjoint(self, schema: dict[str, Any], place: tuple[str, ...]) -> bool:
-        """Whether `oneOf` of `schema` can be written as `anyOf`.
+    def _list(self, draft: _Draft, name: str, value: Any) -> None:
+        """`allOf`, `anyOf`, `oneOf` and `prefixItems`."""
+        if len(list_of(name, value, draft.place)) > MAX_BRANCHES and name == "oneOf":
+            raise draft.refusal(f'"oneOf" of more than {MAX_BRANCHES} branches can\'t be enforced')
+        parts = [self._below(draft, each, name, str(number)) for number, each in enumerate(value)]
+        if name == "prefixItems":
+            draft.became[name] = parts
+        elif name != "oneOf":
+            add_parts(draft.became, name, parts)
+        else:
+            for absent in self._tell_apart(draft):
+                without = {"properties": {absent.name: False}}
+                parts[absent.branch] = {"allOf": [parts[absent.branch], without]}
+            add_parts(draft.became, "anyOf", parts)
 
-        Then it is noted what the branches have to require: what the proof relies on, and the property
-        that OpenAPI's `discriminator` names.
+    def _of_objects(self, draft: _Draft, name: str, value: Any) -> None:
+        """Keywords of properties."""
+        became, place = draft.became, draft.place
+        match name:
+            case "properties":
+                if len(object_of(name, value, place)) > MAX_NAMES:
+                    raise draft.refusal(f'"properties" of more than {MAX_NAMES:,} names can\'t be enforced')
+                became[name] = {key: self._below(draft, each, name, key) for key, each in value.items()}
+            case "patternProperties":
+                became[name] = {
+                    key_pattern(key, draft.schema, became, place): self._below(draft, each, name, key)
+                    for key, each in object_of(name, value, place).items()
+                }
+                if len(became[name]) < len(value):
+                    raise draft.refusal('"patternProperties" that are the same can\'t be enforced')
+            case "additionalProperties":
+                became.setdefault(name, self._below(draft, value, name))
+            case "required":
+                names = list_of(name, value, place)
+                if not all(isinstance(each, str) for each in names):
+                    raise draft.refusal('"required" is a list of names')
+                became[name] = list(dict.fromkeys(names))
+            case "minProperties":
+                self._at_least(draft, count_of(name, value, place, MAX_ITEMS))
+            case "maxProperties":
+                became[name] = count_of(name, value, place, MAX_ITEMS)
+
+    def _at_least(self, draft: _Draft, least: int) -> None:
+        """`minProperties`."""
+        required = list_of("required", draft.schema.get("required", []), draft.place)
+        enough = enough_properties(draft.schema, least)
+        if enough is not None:
+            self._add_beside(draft, enough)
+        elif least <= 1 + len(required):
+            draft.became["minProperties"] = least
+        else:
+            raise draft.refusal(
+                '"minProperties" beyond the required ones and one more can\'t be enforced: '
+                "a name might be written twice"
+            )
+
+    def _items(self, draft: _Draft, name: str, value: Any) -> None:
+        """`items`, and what older drafts say of those behind a list."""
+        rest = draft.schema.get("additionalItems", True)
+        if name == "additionalItems":
+            if "items" not in draft.schema:
+                raise draft.refusal('"additionalItems" without "items" can\'t be enforced')
+        elif isinstance(value, list) and self._tuple_keyword == name:
+            draft.became["prefixItems"] = [
+                self._below(draft, each, name, str(number)) for number, each in enumerate(value)
+            ]
+            if rest is not True:
+                draft.became["items"] = self._below(draft, rest, "additionalItems")
+        else:
+            draft.became[name] = self._below(draft, value, name)
+
+    def _tell_apart(self, draft: _Draft) -> list[Requirement]:
+        """The properties that branches of `oneOf` must not have, to be those of an `anyOf`.
+
+        It is noted what they have to require: what the proof relies on, and the property that OpenAPI's
+        `discriminator` names.
+
+        Raises:
+            SchemaError: no proof was found that no two of them take the same value.
         """
-        branches: list[Any] = schema["oneOf"]
-        requirements = prove_disjoint(branches, lambda reference: self._at(self._place(reference, place)))
+        branches: list[Any] = draft.schema["oneOf"]
+        requirements = prove_disjoint(branches, self._resolve, draft.schema)
         if requirements is None:
-            return False
-        meant = [self._meant(branch, place) for branch in branches]
+            raise draft.refusal('"oneOf" can\'t be enforced: nothing tells two of its branches apart')
+        meant = [self._meant(branch) for branch in branches]
         for requirement in requirements:
-            self._require(meant[requirement.branch], requirement.name)
-        named = schema.get("discriminator")
+            if requirement.is_present:
+                self._require(meant[requirement.branch], requirement.name)
+        named = draft.schema.get("discriminator")
         name = named.get("propertyName") if isinstance(named, dict) else None
         for branch in meant:
             properties = branch.get("properties") if isinstance(branch, dict) else None
             if isinstance(name, str) and isinstance(properties, dict) and name in properties:
                 self._require(branch, name)
-        return True
+        return [requirement for requirement in requirements if not requirement.is_present]
 
-    def _meant(self, branch: Any, place: tuple[str, ...]) -> Any:
+    def _meant(self, branch: Any) -> Any:
         """What `branch` is, or refers to."""
         seen: set[int] = set()
         while isinstance(branch, dict) and set(branch) == {"$ref"} and id(branch) not in seen:
             seen.add(id(branch))
-            branch = self._at(self._place(branch["$ref"], place))
+            branch = self._resolve(branch["$ref"])
         return branch
 
     def _require(self, schema: Any, name: str) -> None:
         self._also_required.setdefault(id(schema), []).append(name)
 
-    def _reference(self, value: Any, place: tuple[str, ...]) -> str:
-        target = self._place(value, place)
+    def _resolve(self, reference: Any) -> Any:
+        return schema_at(self._root, _target(reference, ()))
+
+    def _reference(self, value: Any, place: Place) -> str:
+        target = _target(value, place)
+        schema_at(self._root, target)
         if not target:
             return "#"
         if target not in self._numbers:
@@ -269,36 +333,18 @@ class _Writer:
             self._waiting.append(target)
         return f"#/$defs/{self._numbers[target]}"
 
-    def _place(self, reference: Any, place: tuple[str, ...]) -> tuple[str, ...]:
-        """Where `reference` points to: steps from the root, checked to lead to a schema."""
-        if not isinstance(reference, str):
-            raise _error(place, '"$ref" is a text')
-        if reference != "#" and not reference.startswith("#/"):
-            raise _error(
-                place,
-                f'"$ref" {json.dumps(reference)[:100]} can\'t be enforced: it does not fetch, '
-                "a reference begins with #/ and stays in the document",
-            )
-        steps = [unquote(step).replace("~1", "/").replace("~0", "~") for step in reference.split("/")[1:]]
-        target = tuple(steps)
-        self._at(target)
-        return target
 
-    def _at(self, place: tuple[str, ...]) -> Any:
-        """The schema at `place`.
-
-        Raises:
-            SchemaError: there is nothing, or what is there is no schema.
-        """
-        schema, steps = self._root, iter(place)
-        for step in steps:
-            try:
-                schema = _step(schema, step, steps)
-            except (KeyError, IndexError, ValueError, StopIteration, TypeError) as exc:
-                raise SchemaError(f"no schema at #/{'/'.join(place)[:100]}") from exc
-        if not isinstance(schema, dict | bool):
-            raise SchemaError(f"no schema at #/{'/'.join(place)[:100]}")
-        return schema
+def _target(reference: Any, place: Place) -> Place:
+    """Where `reference`, which stands at `place`, points to."""
+    if not isinstance(reference, str):
+        raise SchemaError.at(place, '"$ref" is a text')
+    if reference != "#" and not reference.startswith("#/"):
+        raise SchemaError.at(
+            place,
+            f'"$ref" {json.dumps(reference)[:100]} can\'t be enforced: there is no such schema in the '
+            "document, and no other is fetched",
+        )
+    return place_of(reference)
 
 
 def _chain(document: dict[str, Any]) -> int:
@@ -323,114 +369,3 @@ def _chain(document: dict[str, Any]) -> int:
                 below.append(document["$defs"][reference.rpartition("/")[2]])
             waiting += [(each, depth + 1) for each in reversed(below)]
     return deepest
-
-
-def _step(schema: Any, keyword: str, steps: Iterator[str]) -> Any:
-    """The schema below `schema` under a keyword and, where that has several, the next step."""
-    match keyword:
-        case "$defs" | "definitions" | "properties" | "patternProperties":
-            return schema[keyword][next(steps)]
-        case "allOf" | "anyOf" | "oneOf" | "prefixItems":
-            return schema[keyword][int(next(steps))]
-        case "items" if isinstance(schema[keyword], list):
-            return schema[keyword][int(next(steps))]
-        case "items" | "additionalItems" | "additionalProperties":
-            return schema[keyword]
-        case _:
-            raise KeyError(keyword)
-
-
-def _error(place: tuple[str, ...], what: str) -> SchemaError:
-    return SchemaError(f"{what} (at #/{'/'.join(place)[:100]})" if place else what)
-
-
-def _list(name: str, value: Any, place: tuple[str, ...]) -> list[Any]:
-    if not isinstance(value, list):
-        raise _error(place, f'"{name}" is a list')
-    return value
-
-
-def _object(name: str, value: Any, place: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _error(place, f'"{name}" is an object')
-    return value
-
-
-def _types(value: Any, place: tuple[str, ...]) -> Any:
-    for each in value if isinstance(value, list) else [value]:
-        if not isinstance(each, str) or each not in _TYPES:
-            raise _error(place, f'"type" {json.dumps(each)[:100]} is none of JSON Schema\'s')
-    return value
-
-
-def _constants(name: str, value: Any, place: tuple[str, ...]) -> Any:
-    try:
-        for each in _list(name, value, place) if name == "enum" else [value]:
-            check_constant(each)
-    except SchemaError:
-        raise
-    except ValueError as exc:
-        raise _error(place, f'"{name}" of {exc} can\'t be enforced') from exc
-    return value
-
-
-def _num_containers(value: Any) -> int:
-    """How many lists and objects `value` is made of."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + sum(map(_num_containers, inner))
-
-
-def _count(name: str, value: Any, place: tuple[str, ...], most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
-        raise _error(place, f'"{name}" is a whole number from 0')
-    if value > most:
-        raise _error(place, f'"{name}" over {most:,} can\'t be enforced')
-    return int(value)
-
-
-def _add_parts(became: dict[str, Any], name: str, parts: list[dict[str, Any] | bool]) -> None:
-    """Add `anyOf` and its like; a second one of a kind applies beside the first."""
-    if name == "allOf":
-        became.setdefault(name, []).extend(parts)
-    elif name in became:
-        became.setdefault("allOf", []).append({name: parts})
-    else:
-        became[name] = parts
-
-
-def _add_pattern(became: dict[str, Any], pattern: str) -> None:
-    if "pattern" in became:
-        became.setdefault("allOf", []).append({"pattern": pattern})
-    else:
-        became["pattern"] = pattern
-
-
-def _add_format(became: dict[str, Any], schema: dict[str, Any], value: Any, place: tuple[str, ...]) -> None:
-    types = schema.get("type", "string")
-    if value in OF_NUMBERS and not ("string" in types if isinstance(types, list) else types == "string"):
-        return  # bounds, or nothing to add
-    if value in PASSED_ON:
-        became["format"] = value
-    elif value in PATTERNS:
-        _add_pattern(became, PATTERNS[value])
-    else:
-        raise _error(place, f'Unknown format: {value!s:.100}; "format" can\'t be enforced')
-
-
-def _key_pattern(key: str, schema: dict[str, Any], became: dict[str, Any], place: tuple[str, ...]) -> str:
-    """The pattern of names that llguidance is to match.
-
-    Where dialects differ it matches less than `key` could. A name in between would get the schema of
-    additional ones: then none of those is written.
-    """
-    pattern, is_exact = search_exactly(key, ConstraintKind.JSON_SCHEMA.value)
-    if not is_exact:
-        named = schema.get("properties")
-        if isinstance(named, dict) and not all(name.isascii() and name.isprintable() for name in named):
-            raise _error(
-                place,
-                f'"patternProperties" {json.dumps(key)[:100]} beside properties that are not in ASCII '
-                "can't be enforced: dialects differ over what it matches",
-            )
-        became["additionalProperties"] = False
-    return pattern

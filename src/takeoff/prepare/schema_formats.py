@@ -22,11 +22,36 @@ _TIME = (
 )
 _LABEL = "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,17}"  # 35 characters; seven of them stay under the 253 of a name
 
+_URI_TEXT = r"(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9A-F]{2})"
+_POINTER = r"(?:/(?:[^~/\x00-\x1f]|~[01])*)*"
+# The last letters of a group that is not full hold no bits that are lost.
+_BASE64 = r"(?:[{0}]{{4}})*(?:[{0}][AQgw]==|[{0}]{{2}}[AEIMQUYcgkosw048]=)?"
+# Few expressions, and such as every dialect takes.
+_REGEX = r"\^?(?:(?:[A-Za-z0-9 _]|\\[dws]|\[[a-z0-9]{1,8}\]|\.)[*+?]?)*\$?"
+
 PATTERNS = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
     "hostname": rf"^{_LABEL}(?:\.{_LABEL}){{0,6}}$",
+    "idn-hostname": rf"^{_LABEL}(?:\.{_LABEL}){{0,6}}$",
+    "uri-reference": rf"^/?{_URI_TEXT}*(?:/{_URI_TEXT}+)*(?:\?{_URI_TEXT}*)?(?:#{_URI_TEXT}*)?$",
+    "iri-reference": rf"^/?{_URI_TEXT}*(?:/{_URI_TEXT}+)*(?:\?{_URI_TEXT}*)?(?:#{_URI_TEXT}*)?$",
+    "uri-template": rf"^/?(?:{_URI_TEXT}|/|\{{[A-Za-z_][A-Za-z0-9_]*\}})*$",
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(?:0|[1-9][0-9]{{0,8}})(?:#|{_POINTER})$",
+    "regex": f"^{_REGEX}$",
+    "byte": f"^{_BASE64.format('A-Za-z0-9+/')}$",  # OpenAPI's
+    "base64": f"^{_BASE64.format('A-Za-z0-9+/')}$",  # pydantic's
+    "base64url": f"^{_BASE64.format('A-Za-z0-9_-')}$",
 }
-PASSED_ON = frozenset({"duration", "email", "ipv4", "ipv6", "uuid", "uri"})
+PASSED_ON = {name: name for name in ("duration", "email", "ipv4", "ipv6", "uuid", "uri")} | {
+    "idn-email": "email",
+    "iri": "uri",
+    "ipvanyaddress": "ipv4",  # pydantic's, and the next two
+    "ipvanyinterface": "ipv4",
+    "ipvanynetwork": "ipv4",
+}
 OF_NUMBERS = frozenset({"int32", "int64", "float", "double"})  # OpenAPI's
+# They say what a text is for, and nothing of how it is written.
+OF_ANY_TEXT = frozenset({"password", "binary", "path", "file-path", "directory-path"})
