@@ -17,7 +17,7 @@ GAP = "\n\n"
 class ThoughtFormat(StrEnum):
     """The families."""
 
-    TAGS = "tags"  # Qwen3, DeepSeek, GLM, Hunyuan, MiniMax, Nemotron, Olmo, SmolLM3, Granite 3.3, ...
+    TAGS = "tags"  # Qwen3, DeepSeek, GLM, MiniMax, Nemotron, Olmo, SmolLM3, ...
     SEED = "seed"  # Seed-OSS
     MISTRAL = "mistral"  # Magistral
     KIMI = "kimi"  # Kimi-VL

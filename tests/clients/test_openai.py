@@ -6,13 +6,14 @@ import base64
 import json
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import requests
 from tests.cli.test_serve import LIMIT_S
-from tests.clients.doors import HOST, Doors
+from tests.clients.doors import HOST, Doors, chat_reader, serving_manifest, write_manifest
 from tests.clients.environments import Environment
 
 CHAT = "chat.completions.create"
@@ -257,3 +258,20 @@ def test_a_refusal_is_the_packages_own_error(
     assert (refused["class"], refused["status_code"]) == (kind, 404 if kind == "NotFoundError" else 400)
     assert refused["param"] == param
     assert says in refused["message"]
+
+
+def test_a_busy_server_is_asked_again_once_it_says(
+    environment: Callable[[str], Environment], smollm2_path: Path, tmp_path: Path
+) -> None:
+    ask = environment("openai_3_57_0").call
+    manifest = write_manifest(tmp_path, {"chat": chat_reader(smollm2_path, max_batch_size=1)})
+    with serving_manifest(manifest, "--max-requests", "1") as (server, doors):
+        settings = {"base_url": f"{server.wait_ready()}/v1", "api_key": "any"}
+        long = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "stream": True}
+        url = f"{HOST}:{doors.openai}/v1/completions"
+        with requests.post(url, json=long, stream=True, timeout=LIMIT_S) as stream:
+            assert stream.status_code == 200
+            refused = ask("openai_calls.refusal", settings | {"max_retries": 0}, CHAT, chat())
+            assert (refused["class"], refused["status_code"]) == ("RateLimitError", 429)
+            assert "1 requests are open, the limit is 1" in refused["message"]
+            assert text_of(ask("openai_calls.ask", settings | {"max_retries": 9}, CHAT, chat())) == HELLO

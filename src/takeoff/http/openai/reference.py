@@ -15,6 +15,7 @@ from takeoff.http.openai.fields import HARMLESS, Inner, OpenAIBody
 from takeoff.http.openai.rerank import RerankBody
 from takeoff.http.openai.responses.body import ResponsesBody
 from takeoff.http.openai.tokens import DetokenizeBody, TokenizeBody
+from takeoff.thoughts import SYNTAX, ThoughtFormat
 
 _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/chat/completions": ChatBody,
@@ -25,6 +26,16 @@ _BODIES: dict[str, type[OpenAIBody]] = {
     "/v1/rerank, /v2/rerank, /rerank": RerankBody,
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
+}
+
+_FAMILIES = {
+    ThoughtFormat.TAGS: "Qwen3, DeepSeek, GLM, MiniMax, Nemotron, Olmo, SmolLM3 and others",
+    ThoughtFormat.SEED: "Seed-OSS",
+    ThoughtFormat.MISTRAL: "Magistral",
+    ThoughtFormat.KIMI: "Kimi-VL",
+    ThoughtFormat.EXAONE: "EXAONE Deep",
+    ThoughtFormat.COHERE: "Command A",
+    ThoughtFormat.GEMMA: "Gemma 4",
 }
 
 _PAGE = """\
@@ -62,13 +73,33 @@ there on, and with `required` or a function's name from the start, only calls of
 arguments that obey their schemas; what `max_tokens` or the context cuts off is incomplete all the same. An
 answer has up to {max_calls} calls. A tool whose schema can't be enforced is refused by its name, as other
 constraints are. Arguments of the past that are no JSON object are given to the template inside of one.
+
+With a `response_format` of JSON as well, an answer under `auto` is either calls or that JSON. In the formats
+of the last three rows, which mark no call, a schema that allows what looks like one is refused.
+
+## Thoughts
+
+What a model thinks before it answers is `reasoning_content`, of a message or a delta, and no part of
+`content`. The chat template says how it is marked, and the prompt whether it is open or closed already:
+
+{thoughts}
+
+Blanks at both ends of a thought are no part of it, and up to two newlines behind it none of the content.
+`usage.completion_tokens_details.reasoning_tokens` counts the tokens up to the one that ends the thought. What
+constrains an answer, tools too, holds behind it, where `max_tokens` may end the answer before; with
+`reasoning_effort` `none` it holds from the beginning. Other ways to think, as the channels of gpt-oss, are
+not told apart.
 """
 
 
 def openai_page() -> str:
     """The page."""
     tables = "\n\n".join(fields_section(path, body, HARMLESS) for path, body in _BODIES.items())
-    return _PAGE.format(tables=tables, max_calls=MAX_ANSWER_CALLS)
+    thoughts = [("marks", "families"), ("---", "---")]
+    thoughts += [
+        (f"`{syntax.opening}` ... `{syntax.closing}`", _FAMILIES[each]) for each, syntax in SYNTAX.items()
+    ]
+    return _PAGE.format(tables=tables, thoughts=table_of(thoughts), max_calls=MAX_ANSWER_CALLS)
 
 
 def fields_section(path: str, body: type[OpenAIBody], harmless: Collection[str]) -> str:
