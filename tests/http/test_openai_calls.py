@@ -68,6 +68,8 @@ CASES: list[tuple[CallFormat, str, str, list[tuple[str, str]]]] = [
     (CallFormat.MISTRAL, '[{"title": "f"}]', '[{"title": "f"}]', []),
     (CallFormat.JSON, '{"name": "f", "arguments": "x"}', '{"name": "f", "arguments": "x"}', []),
     (CallFormat.JSON, "", "", []),
+    (CallFormat.JSON, '{"name": "f", "arguments": {}}\n{"name": "f", "arg', "", [("f", "{}")]),
+    (CallFormat.HERMES, written(CallFormat.HERMES, CALLS[:1]) + '\n<tool_call>{"na', "", CALLS[:1]),
 ]
 
 

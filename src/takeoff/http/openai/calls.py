@@ -65,10 +65,16 @@ class CallParser:
                 yield step
 
     def end(self) -> Iterator[Piece]:
-        """What was held back, at the end of the text; of a call that was cut off what is known of it."""
+        """What was held back, at the end of the text.
+
+        Of a call that was cut off stays what is known of it; one that follows others and was cut off
+        before its arguments is left out.
+        """
         text, self._held = self._content(self._held), ""
-        is_blank = bool(self.num_calls) and not text.strip()
-        if text and not is_blank and self._at in (_At.START, _At.TEXT, _At.HEAD):
+        if self.num_calls and not text.strip():
+            return
+        begins = self._at in (_At.START, _At.HEAD)
+        if text and (self._at is _At.TEXT or (begins and not self.num_calls)):
             yield text
 
     def _step(self) -> Piece | None:
