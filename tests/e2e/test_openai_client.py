@@ -277,6 +277,42 @@ def test_an_answer_with_tools_and_a_format_is_a_valid_call_or_valid_json(server_
     assert set(reasons) == {"tool_calls", "stop"}
 
 
+def unbounded(value: Any) -> Any:
+    """A schema without the bounds of its texts, lists and numbers."""
+    if not isinstance(value, dict):
+        return value
+    bounds = ("maxLength", "maxItems", "minimum", "maximum")
+    return {name: unbounded(each) for name, each in value.items() if name not in bounds}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_calls_that_a_small_model_would_not_end_are_valid(
+    server_url: str, temperature: float, parallel: bool
+) -> None:
+    tools = [unbounded(each) for each in TOOLS]
+    schemas = {each["function"]["name"]: each["function"]["parameters"] for each in tools}
+    prompts = [ask.format(city) for ask in ASKS for city in CITIES[:3]]
+
+    async def ask_all() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{server_url}/v1", api_key="none") as client:
+            asked: dict[str, Any] = {"model": "primary", "tools": tools, "tool_choice": "required", "seed": 2}
+            asked |= {"temperature": temperature, "parallel_tool_calls": parallel, "max_tokens": 64}
+            create = client.chat.completions.create
+            return await asyncio.gather(
+                *(create(**asked, messages=[{"role": "user", "content": prompt}]) for prompt in prompts)
+            )
+
+    answers = asyncio.run(ask_all())
+    for answer in answers:
+        choice = answer.choices[0]
+        assert choice.finish_reason in ("tool_calls", "length")
+        assert choice.message.content is None
+        assert choice.message.tool_calls
+        for call in choice.message.tool_calls:
+            jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+
+
 def test_a_named_call_streamed_is_the_whole_one_and_its_result_can_be_told(server_url: str) -> None:
     messages: list[Any] = [{"role": "user", "content": "How is the weather in Oslo?"}]
     asked: dict[str, Any] = {"model": "primary", "tools": TOOLS, "temperature": 0, "max_tokens": 60}

@@ -168,6 +168,9 @@ class Asked:
         pieces = [self.engine.kernels.piece(n) for n in range(self.engine.kernels.n_vocab)]
         return pieces.index(text.encode())
 
+    def tokens_of_last(self) -> list[int]:
+        return [each for event in self.engine.events[self._next] for each in event.token_ids]
+
     def complete(self, constraint: Constraint, **params: Any) -> tuple[str, FinishReason | None]:
         number = self.submit(constraint, **params)
         self.engine.run_until_idle()
@@ -195,9 +198,64 @@ def test_many_constraints_in_one_batch_give_what_each_gives_alone(asked: Asked) 
 
 
 def test_a_completion_cut_by_length_says_so(asked: Asked) -> None:
-    text, reason = asked.complete(regex("[a-z ]{40,}"), max_new_tokens=4)
+    text, reason = asked.complete(regex("[a-z ]{400,}"), max_new_tokens=4)
     assert reason is FinishReason.LENGTH
-    assert not re.fullmatch("[a-z ]{40,}", text)
+    assert not re.fullmatch("[a-z ]{400,}", text)
+
+
+ENDLESS: tuple[Any, ...] = (
+    {"type": "string"},
+    {"type": "number"},
+    {"type": "array", "items": {"type": "string"}},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 20},
+    {"type": "object", "additionalProperties": {"type": "array"}, "required": ["a", "b"]},
+    {
+        "type": "object",
+        "properties": {
+            "notes": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"text": {"type": "string"}}},
+            },
+            "when": {"type": "string", "format": "date-time"},
+            "mail": {"type": "string", "format": "email"},
+        },
+        "required": ["notes", "when", "mail"],
+    },
+    {"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}},
+)
+
+
+@pytest.mark.parametrize("value", ENDLESS)
+def test_what_would_never_end_ends_in_its_room_and_says_so(asked: Asked, value: Any) -> None:
+    kernels = asked.engine.kernels
+    pieces = enumerate(map(kernels.piece, range(kernels.n_vocab)))
+    closing = [token_id for token_id, piece in pieces if re.fullmatch(rb'[]}",]+', piece)]
+    params = {"temperature": 1.0, "logit_bias": dict.fromkeys(closing, -50.0)}
+    numbers = [
+        asked.submit(schema(value), **params, seed=seed, max_new_tokens=70 + 5 * seed) for seed in range(4)
+    ]
+    asked.engine.run_until_idle()
+    for number in numbers:
+        jsonschema.validate(json.loads(asked.engine.text(number)), value)
+    assert FinishReason.LENGTH in map(asked.engine.finish_reason, numbers)
+
+
+def test_what_ends_in_time_is_not_led(asked: Asked) -> None:
+    value = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    free, reason = asked.complete(schema(value), logit_bias={asked.token(","): -1e9})
+    assert reason is FinishReason.STOP
+    num_tokens = len(asked.tokens_of_last())
+    again = asked.complete(schema(value), logit_bias={asked.token(","): -1e9}, max_new_tokens=num_tokens)
+    assert again == (free, FinishReason.STOP)
+
+
+def test_a_room_that_no_way_fits_in_is_used_to_its_end(asked: Asked) -> None:
+    value = {"type": "array", "items": {"type": "boolean"}, "minItems": 100}
+    text, reason = asked.complete(schema(value), max_new_tokens=30)
+    assert reason is FinishReason.LENGTH
+    assert text.startswith("[")
+    text, _ = asked.complete(schema(value), max_new_tokens=260)
+    jsonschema.validate(json.loads(text), value)
 
 
 def test_a_stop_string_counts_only_where_the_constraint_may_end(asked: Asked) -> None:

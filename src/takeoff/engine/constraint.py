@@ -1,10 +1,13 @@
 """A completion that must match a grammar: which tokens may come next, and when it may end.
 
-llguidance does the matching; a grammar comes from the preparer, which has tried it.
+llguidance does the matching; a grammar comes from the preparer, which has tried it. A completion has room
+for so many tokens. Once no more are left than the shortest way to the end takes, it is led along that way:
+a small model may repeat itself in a string or a list for ever.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,8 +17,10 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from takeoff.engine.shortest_way import ShortestWay
 from takeoff.models.guidance import new_matcher
 
+WATCHED = 256  # tokens of room beyond the way to the end: one token seldom makes that way so much longer
 MAX_CACHED_GRAMMARS = 64
 MAX_CACHED_BYTES = 4 << 20  # of their sources
 _NONE: Mapping[int, str] = MappingProxyType({})
@@ -24,8 +29,16 @@ _NONE: Mapping[int, str] = MappingProxyType({})
 class ConstraintState:
     """How far one completion has come in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, n_vocab: int) -> None:
+    def __init__(
+        self, matcher: LLMatcher, tokenizer: LLTokenizer, n_vocab: int, shortest_way: ShortestWay
+    ) -> None:
         self.error: str | None = None  # why it can't go on
+        self.is_led = False  # whether a token was not the model's choice, for lack of room
+        self.room: int | None = None  # tokens that may still come; None: no end is in sight
+        self._shortest_way = shortest_way
+        self._way: list[int] | None = None  # one to the end from here; None: not known
+        self._way_after: tuple[int, list[int]] | None = None  # a token, and the way that it leaves
+        self._watched_room = math.inf  # with more than that, the end is far
         self._start = matcher
         self._matcher = matcher.deep_copy()
         self._tokenizer = tokenizer
@@ -45,9 +58,45 @@ class ConstraintState:
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._n_vocab, bitorder="little")
         return np.equal(bits, 0)
 
+    def fitting(self, token_id: int) -> int:
+        """`token_id`, which was not blocked; one that ends sooner where too little room would be left."""
+        if self.room is None or self.room > self._watched_room or token_id in self._tokenizer.eos_tokens:
+            return token_id
+        room = self.room - 1
+        way = self._way_behind(token_id, room)
+        if way is not None:
+            self._way_after = token_id, way
+            self._watched_room = len(way) + WATCHED
+            return token_id
+        if self._way is None:
+            self._way = self._shortest_way.find(self._matcher, room + 1)
+        if self._way is None:  # no such way was found: look again when half of the room is used up
+            self._watched_room = room // 2
+            return token_id
+        self.is_led = True
+        if not self._way:
+            return int(self._tokenizer.eos_token)
+        self._way_after = self._way[0], self._way[1:]
+        return self._way[0]
+
+    def _way_behind(self, token_id: int, room: int) -> list[int] | None:
+        """A way to the end of at most `room` tokens once `token_id` has come."""
+        after = self._matcher.deep_copy()
+        if not after.consume_token(token_id):
+            return None
+        if self._way is not None and len(self._way) <= room:  # often it is the same: inside of a string
+            again = after.deep_copy()
+            if again.try_consume_tokens(self._way) == len(self._way) and again.is_accepting():
+                return self._way
+        return self._shortest_way.find(after, room)
+
     def consume(self, token_id: int) -> None:
         """Go on by a token that was not blocked."""
         self._matcher.consume_token(token_id)
+        if self.room is not None:
+            self.room -= 1
+        self._way = self._way_after[1] if self._way_after and self._way_after[0] == token_id else None
+        self._way_after = None
 
     @property
     def is_finished(self) -> bool:
@@ -71,6 +120,7 @@ class ConstraintCompiler:
     def __init__(self, tokenizer: LLTokenizer, n_vocab: int) -> None:
         self._tokenizer = tokenizer
         self._n_vocab = n_vocab
+        self._shortest_way = ShortestWay(tokenizer, n_vocab)
         self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
         self._num_bytes = 0
 
@@ -84,4 +134,4 @@ class ConstraintCompiler:
         while len(self._matchers) > MAX_CACHED_GRAMMARS or self._num_bytes > MAX_CACHED_BYTES:
             oldest, _ = self._matchers.popitem(last=False)
             self._num_bytes -= len(oldest)
-        return ConstraintState(matcher, self._tokenizer, self._n_vocab)
+        return ConstraintState(matcher, self._tokenizer, self._n_vocab, self._shortest_way)

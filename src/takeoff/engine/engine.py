@@ -35,7 +35,7 @@ from takeoff.engine.text_stream import TextStream
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
 from takeoff.ipc.messages import Load, Submit
-from takeoff.request import FinishReason, TokenEvent, TokenLogprob, TokenLogprobs
+from takeoff.request import FinishReason, SamplingParams, TokenEvent, TokenLogprob, TokenLogprobs
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ class Engine:
         words = prompt.token_ids
         if prompt.spans:  # penalties count no image
             words = [token_id for token_id in words if token_id >= 0]
+        if constraint is not None:
+            constraint.room = self._room(params, len(prompt.token_ids))
         sampling = SamplingState(params, words, self.kernels.n_vocab, constraint)
         controls = {} if message.thought is None else message.thought.control_texts
         accepts = None if constraint is None else partial(constraint.accepts, controls=controls)
@@ -225,13 +227,13 @@ class Engine:
         seq.token_ids.append(token_id)
         seq.sampling.append(token_id)
         if token_id in self._eog:
-            return self._end(seq, FinishReason.STOP, (token_id,), seq.text.flush())
+            return self._end(seq, _end_of(seq), (token_id,), seq.text.flush())
         text, stopped = seq.text.push(token_id, may_stop=may_stop)
         if stopped:
             return self._end(seq, FinishReason.STOP, (token_id,), text)
         constraint = seq.sampling.constraint
         if constraint is not None and constraint.is_finished:
-            return self._end(seq, FinishReason.STOP, (token_id,), text + seq.text.flush())
+            return self._end(seq, _end_of(seq), (token_id,), text + seq.text.flush())
         if self._is_full(seq):
             return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
         return _event(seq, (token_id,), text)
@@ -247,10 +249,12 @@ class Engine:
         return replace(event, logprobs=tuple(told))
 
     def _is_full(self, seq: Sequence) -> bool:
-        limit = seq.params.max_new_tokens
-        return (limit is not None and seq.num_completion_tokens >= limit) or (
-            len(seq.token_ids) > self.kernels.n_ctx_slot
-        )
+        return seq.num_completion_tokens >= self._room(seq.params, seq.num_prompt_tokens)
+
+    def _room(self, params: SamplingParams, num_prompt_tokens: int) -> int:
+        """Tokens that a completion may have. Of the last one no successor is computed: it needs no cell."""
+        in_context = self.kernels.n_ctx_slot + 1 - num_prompt_tokens
+        return in_context if params.max_new_tokens is None else min(params.max_new_tokens, in_context)
 
     def _end(
         self,
@@ -289,6 +293,12 @@ class Engine:
         elapsed = time.perf_counter() - started
         self.kernels.clear(0)
         return elapsed / len(token_ids)
+
+
+def _end_of(seq: Sequence) -> FinishReason:
+    """Why a sequence ends whose text is complete."""
+    constraint = seq.sampling.constraint
+    return FinishReason.LENGTH if constraint is not None and constraint.is_led else FinishReason.STOP
 
 
 def _dead_end(seq: Sequence) -> str:

@@ -74,12 +74,10 @@ class Sampler:
                 self._adjust(row, state)
             else:
                 self._constrain(row, state, state.constraint)
-            if state.params.is_greedy:
-                best = int(row.argmax())
-                chosen.append(best if np.isfinite(row[best]) else None)
-            else:
-                u = uniform(state.params.seed or 0, state.num_completion_tokens)
-                chosen.append(draw(row, state.params, u))
+            token_id = _chosen(row, state)
+            if token_id is not None and state.constraint is not None:
+                token_id = state.constraint.fitting(token_id)
+            chosen.append(token_id)
         return chosen
 
     def _constrain(self, row: NDArray[np.float32], state: SamplingState, constraint: ConstraintState) -> None:
@@ -105,3 +103,11 @@ class Sampler:
             row[banned] = -np.inf
             if row.max() == -np.inf:
                 row[banned] = before
+
+
+def _chosen(row: NDArray[np.float32], state: SamplingState) -> int | None:
+    """The most likely token, or one that is drawn; None: no logit is finite."""
+    if state.params.is_greedy:
+        best = int(row.argmax())
+        return best if np.isfinite(row[best]) else None
+    return draw(row, state.params, uniform(state.params.seed or 0, state.num_completion_tokens))

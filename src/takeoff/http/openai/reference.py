@@ -70,7 +70,8 @@ A template of the last row is given no tools: the system's message tells of them
 assistant's text, and their results a user's. With `tool_choice` `auto` an answer is text, or calls from
 where one begins: of a format whose calls don't follow text, an answer that begins like a call is one. From
 there on, and with `required` or a function's name from the start, only calls of the tools can be said, with
-arguments that obey their schemas; what `max_tokens` or the context cuts off is incomplete all the same. An
+arguments that obey their schemas. A call that would not end within `max_tokens` or the context is led to its
+end there: its arguments are valid, and the finish reason is `length`. An
 answer has up to {max_calls} calls. A tool whose schema can't be enforced is refused by its name, as other
 constraints are. Arguments of the past that are no JSON object are given to the template inside of one.
 
