@@ -43,6 +43,29 @@ def test_a_grammar_takes_what_it_describes(trial: ConstraintTrial, tokenizer: To
         assert (matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()) is is_right, text
 
 
+WITH_SCHEMA = r"""
+start: "%json [" answer "]"  // %json {
+answer: %json {"type": "object", "properties": {"a/b": {"type": "integer"}}, "required": ["a/b"],
+    "additionalProperties": false} | /no|%json/
+"""
+
+
+def test_a_schema_in_a_grammar_is_kept_as_others_are(trial: ConstraintTrial, tokenizer: Tokenizer) -> None:
+    grammar = trial.grammar(Constraint(ConstraintKind.GRAMMAR, WITH_SCHEMA))
+    vocabulary = tokenizer.for_constraints()
+    for text, is_right in (
+        ('{"a/b":1}', True),
+        ("no", True),
+        ("%json", True),
+        ('{"a/b": 9007199254740992}', False),  # no double of its own
+        ('{"a/b":' + " " * 9 + "1}", False),  # more blanks than elsewhere
+        (r'{"\u0061/b":1}', False),
+    ):
+        matcher = LLMatcher(vocabulary, grammar, log_level=0)
+        ids = tokenizer.tokenize(f"%json [{text}]", parse_special=False)
+        assert (matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()) is is_right, text
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -52,6 +75,9 @@ def test_a_grammar_takes_what_it_describes(trial: ConstraintTrial, tokenizer: To
         ("root ::= (" * 5_000, "can't be used"),
         ('%llguidance {"allow_invalid_utf8": true}\nstart: "a"', "%llguidance can't be used here"),
         ('start: %json {"x-guidance": {}}', "x-guidance can't be used here"),
+        ('start: %json {"pattern": "(?=a)"}', "lookahead"),
+        ('start: %json {"propertys": {}}', '"propertys" can\'t be enforced'),
+        ("start: %json {", "can't be used"),
         ('start: "a"' + " " * 100_000, "it has 100010 characters, over 100000"),
     ],
 )

@@ -111,7 +111,9 @@ class ConstraintTrial:
         if constraint.kind is ConstraintKind.REGEX:
             return LLMatcher.grammar_from_regex(whole_match(constraint.source, constraint.kind.value))
         if constraint.kind is ConstraintKind.GRAMMAR:
-            return LLMatcher.grammar_from_lark(lark_of(constraint.source))
+            return LLMatcher.grammar_from_lark(
+                lark_of(constraint.source, lambda schema: _written(enforceable(schema)))
+            )
         if len(constraint.source) > MAX_SCHEMA_CHARACTERS:
             raise ValueError(f"it has {len(constraint.source)} characters, over {MAX_SCHEMA_CHARACTERS}")
         source = json.loads(constraint.source)
@@ -152,7 +154,7 @@ class ConstraintTrial:
                 syntax,
                 control_id=control_id,
                 is_parallel=is_parallel,
-                written=_with_overrides,
+                written=_written,
             )
         return tool_grammar(
             checked,
@@ -161,7 +163,7 @@ class ConstraintTrial:
             is_required=is_required,
             is_parallel=is_parallel,
             never_first=own_opening(thought),
-            written=_with_overrides,
+            written=_written,
         )
 
     def _enforced(self, schema: Any, what: str) -> dict[str, Any]:
@@ -181,7 +183,8 @@ class ConstraintTrial:
         return became
 
 
-def _with_overrides(schema: dict[str, Any]) -> str:
+def _written(schema: dict[str, Any]) -> str:
+    """An enforceable schema as `%json` of a grammar takes it."""
     return json.dumps({**schema, OWN_KEY: _OVERRIDES})
 
 

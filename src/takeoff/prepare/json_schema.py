@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from takeoff.prepare.disjoint import Requirement, prove_disjoint
-from takeoff.prepare.regex import search
 from takeoff.prepare.schema_numbers import NUMBER_KEYWORDS, check_multiples, number_keywords
 from takeoff.prepare.schema_places import (
     COMPONENTS,
@@ -36,9 +35,9 @@ from takeoff.prepare.schema_values import (
     list_of,
     num_containers,
     object_of,
+    pattern_of,
     types_of,
 )
-from takeoff.request import ConstraintKind
 
 MAX_CHAIN = 400  # through references: llguidance follows them on the stack, which holds over 1,000
 MAX_SCHEMAS = 4_000  # and constants made of others; references counted once
@@ -71,7 +70,6 @@ def enforceable(schema: Any) -> dict[str, Any]:
 
     Raises:
         SchemaError: it can't be enforced; the message says what and where.
-        InvalidRequest: a pattern in it can't be.
     """
     return _Writer(schema).document()
 
@@ -205,9 +203,7 @@ class _Writer:
             case "minLength" | "maxLength":
                 became[name] = count_of(name, value, place, MAX_LENGTH)
             case "pattern":
-                if not isinstance(value, str):
-                    raise draft.refusal('"pattern" is a regular expression')
-                add_pattern(became, search(value, ConstraintKind.JSON_SCHEMA.value))
+                add_pattern(became, pattern_of(value, place)[0])
             case "format":
                 add_format(became, draft.schema, value, place)
             case _:

@@ -65,17 +65,15 @@ def whole_match(pattern: str, param: str) -> str:
     return _translate(pattern, param, padding="")[0]
 
 
-def search(pattern: str, param: str) -> str:
+def search(pattern: str, param: str) -> tuple[str, bool]:
     """A Rust regex, anchored, of texts in which `re.search(pattern, text)` finds something.
+
+    Returns:
+        It, and whether it matches all that any dialect would find something in.
 
     Raises:
         InvalidRequest: as `whole_match`.
     """
-    return search_exactly(pattern, param)[0]
-
-
-def search_exactly(pattern: str, param: str) -> tuple[str, bool]:
-    """As `search`, and whether it matches all that any dialect would find something in."""
     written, is_exact = _translate(pattern, param, padding="(?s:.*)")
     return f"^(?:{written})$", is_exact
 

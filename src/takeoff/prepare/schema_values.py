@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from takeoff.prepare.regex import search_exactly
+from takeoff.errors import InvalidRequest
+from takeoff.prepare.regex import search
 from takeoff.prepare.schema_formats import OF_ANY_TEXT, OF_NUMBERS, PASSED_ON, PATTERNS
 from takeoff.prepare.schema_negation import TYPES
 from takeoff.prepare.schema_numbers import check_constant
 from takeoff.prepare.schema_places import Place, SchemaError
-from takeoff.request import ConstraintKind
 
 
 def list_of(name: str, value: Any, place: Place) -> list[Any]:
@@ -72,6 +72,16 @@ def add_parts(became: dict[str, Any], name: str, parts: list[dict[str, Any] | bo
         became[name] = parts
 
 
+def pattern_of(value: Any, place: Place) -> tuple[str, bool]:
+    """`value` of `pattern` as llguidance is to match it, and whether that is all that any dialect matches."""
+    if not isinstance(value, str):
+        raise SchemaError.at(place, '"pattern" is a regular expression')
+    try:
+        return search(value, "pattern")
+    except InvalidRequest as exc:
+        raise SchemaError.at(place, exc.message) from exc
+
+
 def add_pattern(became: dict[str, Any], pattern: str) -> None:
     """Add a pattern; a second one applies beside the first."""
     if "pattern" in became:
@@ -103,7 +113,7 @@ def key_pattern(key: str, schema: dict[str, Any], became: dict[str, Any], place:
     Where dialects differ it matches less than `key` could. A name in between would get the schema of
     additional ones: then none of those is written.
     """
-    pattern, is_exact = search_exactly(key, ConstraintKind.JSON_SCHEMA.value)
+    pattern, is_exact = pattern_of(key, place)
     if not is_exact:
         named = schema.get("properties")
         if isinstance(named, dict) and not all(name.isascii() and name.isprintable() for name in named):
