@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
@@ -12,8 +14,10 @@ _LETTER = "a"  # goes on in a string, and nowhere else in JSON
 _LINKS = ("@", ":", "D", "S", ".")  # without one of these no address and no duration ends
 
 # Tokens of a way, by attempt: a longer one is not looked for. Each takes 10 to 40 microseconds, in which the
-# other sequences wait.
+# other sequences wait; of a hostile grammar milliseconds, so that it is given up. It is the processor's time
+# that counts: what is found must not depend on who else computes.
 _MOST = {"longest": 512, "links": 128, "chance": 128, "another chance": 128}
+_MOST_S = 0.025
 
 
 class ShortestWay:
@@ -40,15 +44,19 @@ class ShortestWay:
 
         `matcher` stays where it is.
         """
-        ways = (self._find(matcher.deep_copy(), min(limit, most), attempt) for attempt, most in _MOST.items())
+        end = time.thread_time() + _MOST_S
+        ways = (
+            self._find(matcher.deep_copy(), min(limit, most), attempt, end) for attempt, most in _MOST.items()
+        )
         return next((way for way in ways if way is not None), None)
 
-    def _find(self, matcher: LLMatcher, limit: int, attempt: str) -> list[int] | None:
+    def _find(self, matcher: LLMatcher, limit: int, attempt: str, end: float) -> list[int] | None:
         chance = np.random.default_rng(len(attempt)) if "chance" in attempt else None
         way: list[int] = []
         while not matcher.is_accepting():
             links = self._links if attempt == "links" and len(way) % 2 else []
-            token_id = self._next(matcher, links, chance) if len(way) < limit else None
+            may_go_on = len(way) < limit and time.thread_time() < end
+            token_id = self._next(matcher, links, chance) if may_go_on else None
             if token_id is None or not matcher.consume_token(token_id):
                 return None
             way.append(token_id)
