@@ -53,11 +53,12 @@ def test_a_text_is_completed(llm: Llm) -> None:
 
 
 def test_a_schema_is_obeyed_and_a_conversation_goes_on(llm: Llm) -> None:
-    schema = ("--schema", "name, age int", "-o", "temperature", "0", "-o", "max_tokens", "120")
+    options = ("-o", "temperature", "0", "-o", "max_tokens", "120")
+    schema = ("--schema", "name, age int", *options)
     person = json.loads(llm("-m", "takeoff", *schema, "Ann is 30 years old. Write her name and age."))
     assert (type(person["name"]), type(person["age"])) == (str, int)
-    llm("-m", "takeoff", "-s", "You are brief.", "Say hello.")
-    assert llm("-c", "Say it again.").strip()
+    llm("-m", "takeoff", *options, "-s", "You are brief.", "Say hello.")
+    assert llm("-c", *options, "Say it again.").strip()
 
 
 def test_tools_may_be_told_of(llm: Llm) -> None:
