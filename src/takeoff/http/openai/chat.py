@@ -20,7 +20,7 @@ from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
 from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
-from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, tool_use, with_calls
+from takeoff.http.openai.tools import ToolFields, ToolUse, tool_use, with_calls
 from takeoff.http.ports import Service
 from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, Conversation, Request
 from takeoff.settings import Settings
@@ -28,7 +28,7 @@ from takeoff.settings import Settings
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class ChatBody(SamplingBody):
+class ChatBody(SamplingBody, ToolFields):
     """POST /v1/chat/completions."""
 
     unserved: ClassVar[Mapping[str, Unserved]] = {
@@ -56,16 +56,6 @@ class ChatBody(SamplingBody):
     )
     max_completion_tokens: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="The same as `max_tokens`"
-    )
-    tools: list[Any] | None = Field(
-        None, description=f"Functions that the model may call, up to {MAX_TOOLS}; their schemas are enforced"
-    )
-    tool_choice: Any = Field(
-        None,
-        description="`none`, `auto`, `required`, one function or `allowed_tools`; of `none` no tool is told",
-    )
-    parallel_tool_calls: bool | None = Field(
-        True, description="Whether an answer may call several times, where the model's format can"
     )
     logprobs: bool | None = Field(
         False,

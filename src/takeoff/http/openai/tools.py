@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from takeoff.errors import InvalidRequest
 from takeoff.http.openai.fields import check_depth, refuse_unknown
 from takeoff.request import Constraint, ConstraintKind
@@ -17,6 +19,21 @@ MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")  # of the last: schemas always are
+
+
+class ToolFields(BaseModel):
+    """What chats and responses say of tools; see `tool_use`."""
+
+    tools: list[Any] | None = Field(
+        None, description=f"Functions that the model may call, up to {MAX_TOOLS}; their schemas are enforced"
+    )
+    tool_choice: Any = Field(
+        None,
+        description="`none`, `auto`, `required`, one function or `allowed_tools`; of `none` no tool is told",
+    )
+    parallel_tool_calls: bool | None = Field(
+        True, description="Whether an answer may call several times, where the model's format can"
+    )
 
 
 @dataclass(frozen=True, slots=True)

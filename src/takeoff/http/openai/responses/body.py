@@ -25,7 +25,7 @@ from takeoff.http.openai.messages import MAX_MESSAGES
 from takeoff.http.openai.responses.history import History
 from takeoff.http.openai.responses.tools import chosen_tools
 from takeoff.http.openai.sampling import MAX_METADATA, TokensBody
-from takeoff.http.openai.tools import MAX_TOOLS, ToolUse, with_calls
+from takeoff.http.openai.tools import ToolFields, ToolUse, with_calls
 from takeoff.request import MAX_TOKENS, MAX_TOP_LOGPROBS, Constraint, Conversation, Request
 
 LOGPROBS = "message.output_text.logprobs"
@@ -91,7 +91,7 @@ class PromptCacheOptions(Inner):
     ttl: StrictStr | None = Field(None, description="Not looked at")
 
 
-class ResponsesBody(TokensBody):
+class ResponsesBody(TokensBody, ToolFields):
     """POST /v1/responses."""
 
     unserved: ClassVar[Mapping[str, Unserved]] = {
@@ -141,16 +141,6 @@ class ResponsesBody(TokensBody):
         None,
         description="`format`: `text`, `json_object` or `json_schema`, which is enforced, `strict` or not; "
         "`verbosity`: only `medium`, the default",
-    )
-    tools: list[Any] | None = Field(
-        None, description=f"Functions that the model may call, up to {MAX_TOOLS}; their schemas are enforced"
-    )
-    tool_choice: Any = Field(
-        None,
-        description="`none`, `auto`, `required`, one function or `allowed_tools`; of `none` no tool is told",
-    )
-    parallel_tool_calls: bool | None = Field(
-        True, description="Whether an answer may call several times, where the model's format can"
     )
     reasoning: Reasoning | None = Field(
         None,
