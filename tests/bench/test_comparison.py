@@ -6,9 +6,12 @@ import pytest
 
 from takeoff.bench.client import Trace
 from takeoff.bench.comparison import Measured, compare
+from takeoff.bench.measures import Reading
 from takeoff.bench.prompts import Prompts
-from takeoff.bench.report import as_json, error_lines, header, rows
-from takeoff.bench.scenarios import Figure, Outcome, Scenario
+from takeoff.bench.report_json import as_json
+from takeoff.bench.report_terminal import header, request_rows, rows, warning_lines
+from takeoff.bench.runs import Outcome
+from takeoff.bench.scenarios import Figure, Scenario
 from takeoff.bench.target import Target, find_target
 from takeoff.errors import TargetError
 
@@ -23,7 +26,7 @@ def scripted(values: dict[str, list[float | None]]) -> tuple[Scenario, list[tupl
         runs.append((target.name, prompts.text(5)))
         value = values[target.name].pop(0)
         failed = Trace(0.0, error="status 500")
-        return Outcome({"rate": value}) if value is not None else Outcome({}, [failed])
+        return Outcome({"rate": Reading(value, 2)}) if value is not None else Outcome({}, [failed])
 
     return Scenario("s", "Scripted", (Figure("rate", "tokens/s", higher_is_better=True),), run), runs
 
@@ -55,18 +58,36 @@ async def test_a_failed_round_counts_for_nothing_but_is_told() -> None:
     measured, _ = await measure({"a": [10, None, 30], "b": [20, 20, 20]})
     assert measured.values("a", "rate") == [10, 30]
     assert measured.ratio("a", "b", "rate") == 1.0
-    assert list(error_lines([measured], [A, B])) == ["s, a: 1 requests failed, first: status 500"]
+    assert list(warning_lines([measured], [A, B])) == ["s, a: 1 requests failed, first: status 500"]
 
 
 @pytest.mark.anyio
 async def test_the_table_and_the_json_have_every_figure() -> None:
     measured, _ = await measure({"a": [10, 20, 30], "b": [5, 10, 15]})
-    assert header([A, B]) == ("work", "figure", "a", "b", "a / b")
-    assert list(rows([measured], [A, B])) == [("Scripted", "rate, tokens/s", "20", "10", "2")]
-    data = as_json([measured], [A, B], {"rounds": 3})
+    assert header([A, B]) == ("work", "figure", "of", "a", "b", "a / b")
+    assert list(rows([measured], [A, B])) == [("Scripted", "rate, tokens/s", "6", "20", "10", "2")]
+    data = as_json([measured], [A, B], {"rounds": 3}, ["a carries 2."])
     figure = data["scenarios"][0]["figures"][0]
     assert figure["rounds"] == {"a": [10, 20, 30], "b": [5, 10, 15]}
     assert figure["ratio"] == {"b": 2.0}
+    assert figure["count"] == {"a": 6, "b": 6}
+    assert data["verdict"] == ["a carries 2."]
+
+
+@pytest.mark.anyio
+async def test_refusals_memory_and_a_slow_client_are_told() -> None:
+    measured, _ = await measure({"a": [10, 20, 30], "b": [5, 10, 15]})
+    busy = measured.outcomes["a"][1]
+    busy.traces = [Trace(0.0, error="status 429: no", status=429), Trace(0.0, error="no", status=503)]
+    busy.traces.append(Trace(0.0, error="died", planned_at=1.0, began_at=1.5))
+    busy.client_share, busy.memory_bytes = 0.9, 5_000_000
+    assert next(request_rows([measured], [A, B])) == ("Scripted", "a", "3", "1", "1", "1", "5", "90")
+    assert list(request_rows([measured], [A, B]))[1][6] == "unknown"
+    assert list(warning_lines([measured], [A, B])) == [
+        "s, a: 1 requests failed, first: died",
+        "s, a: the client took 90 % of a core, so it may be what was measured",
+        "s, a: requests left up to 500 ms late (p99): the client was too slow",
+    ]
 
 
 @pytest.mark.parametrize(

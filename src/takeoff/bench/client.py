@@ -10,22 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import httptools
 import msgspec
 
+from takeoff.bench.apis import MAX_ERROR_CHARACTERS, Work
 from takeoff.bench.target import Target
 
-MAX_ERROR_CHARACTERS = 300
+__all__ = ["REFUSALS", "Trace", "Work", "complete"]
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A completion to ask for: exactly `max_tokens` tokens, greedy."""
-
-    prompt: str
-    max_tokens: int
+REFUSALS = (429, 503)  # statuses of a server that says it has too much to do
 
 
 @dataclass(eq=False, slots=True)
@@ -40,11 +34,28 @@ class Trace:
     cached_tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
+    status: int | None = None  # of the answer; None where none came
+    planned_at: float | None = None  # when it was to be sent; waiting since then counts as the server's
+    began_at: float = 0.0  # when the client turned to it
+    has_left: bool = False
+    is_warm_up: bool = False
+    kind: str = ""
+
+    @property
+    def is_refused(self) -> bool:
+        return self.status in REFUSALS
 
     @property
     def ttft_s(self) -> float:
-        """From sending to the first piece of text."""
-        return self.text_at[0] - self.sent_at
+        """From sending, or from when it was to be sent, to the first piece of text."""
+        return self.text_at[0] - (self.sent_at if self.planned_at is None else self.planned_at)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds a token after the first; None where there is no second."""
+        if self.completion_tokens < 2 or len(self.text_at) < 2:
+            return None
+        return (self.text_at[-1] - self.text_at[0]) / (self.completion_tokens - 1)
 
     @property
     def seconds(self) -> float:
@@ -57,67 +68,81 @@ class Trace:
         return [after - before for before, after in pairs if since < after <= until]
 
 
-async def complete(target: Target, work: Work, *, on_text: Callable[[Trace], None] | None = None) -> Trace:
+async def complete(
+    target: Target,
+    work: Work,
+    *,
+    planned_at: float | None = None,
+    on_text: Callable[[Trace], None] | None = None,
+) -> Trace:
     """Ask for a completion and read it to its end. Cancelling this closes the connection.
 
     Never raises for what the server does: that becomes `Trace.error`. `on_text` gets the trace as it
     is after each piece of text.
     """
-    trace = Trace(time.perf_counter())
-    loop = asyncio.get_running_loop()
+    now = time.perf_counter()
+    trace = Trace(now, planned_at=planned_at, began_at=now, kind=work.kind)
     try:
-        transport, answer = await loop.create_connection(
-            lambda: _Answer(trace, loop.create_future(), on_text), target.host, target.port
-        )
+        async with asyncio.timeout(target.timeout_s):
+            await _exchange(target, work, trace, on_text)
+    except TimeoutError:
+        trace.error = f"no end after {target.timeout_s:g} s"
     except OSError as exc:
-        trace.error, trace.ended_at = f"no connection: {exc}", time.perf_counter()
-        return trace
+        trace.error = f"no connection: {exc}"
+    trace.ended_at = trace.ended_at or time.perf_counter()
+    if trace.error is None and not trace.has_left and trace.completion_tokens != work.max_tokens:
+        trace.error = f"{trace.completion_tokens} tokens came, {work.max_tokens} were asked for"
+    return trace
+
+
+async def _exchange(
+    target: Target, work: Work, trace: Trace, on_text: Callable[[Trace], None] | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    transport, answer = await loop.create_connection(
+        lambda: _Answer(target, work, trace, loop.create_future(), on_text), target.host, target.port
+    )
     try:
         trace.sent_at = time.perf_counter()
         transport.write(_request(target, work))
         await answer.done
     finally:
         transport.abort()
-    if trace.error is None and trace.completion_tokens != work.max_tokens:
-        trace.error = f"{trace.completion_tokens} tokens came, {work.max_tokens} were asked for"
-    return trace
 
 
 def _request(target: Target, work: Work) -> bytes:
-    body = msgspec.json.encode(
-        {
-            "model": target.model,
-            "prompt": work.prompt,
-            "max_tokens": work.max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
+    body = msgspec.json.encode(target.api.body(target.model, work))
     head = [
-        "POST /v1/completions HTTP/1.1",
+        f"POST {target.api.path} HTTP/1.1",
         f"host: {target.host}:{target.port}",
         "content-type: application/json",
         f"content-length: {len(body)}",
-        *([f"authorization: Bearer {target.api_key}"] if target.api_key else []),
+        *(f"{name}: {value}" for name, value in target.headers.items()),
     ]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
 class _Answer(asyncio.Protocol):
-    """Writes an answer into a trace; `done` when it is whole, broken off or an error."""
+    """Writes an answer into a trace; `done` when it is whole, broken off, left or an error."""
 
     def __init__(
-        self, trace: Trace, done: asyncio.Future[None], on_text: Callable[[Trace], None] | None
+        self,
+        target: Target,
+        work: Work,
+        trace: Trace,
+        done: asyncio.Future[None],
+        on_text: Callable[[Trace], None] | None,
     ) -> None:
         self.done = done
+        self._api = target.api
+        self._work = work
         self._trace = trace
         self._on_text = on_text
         self._parser = httptools.HttpResponseParser(self)
         self._arrived_at = 0.0
         self._pending = b""  # the beginning of an event whose end is still to come
-        self._is_whole = False
+        self._is_whole = not target.api.needs_end
+        self._is_counted = False  # the server has told how many tokens it made
 
     def data_received(self, data: bytes) -> None:
         self._arrived_at = time.perf_counter()
@@ -130,43 +155,51 @@ class _Answer(asyncio.Protocol):
         self._arrived_at = time.perf_counter()
         self._end("the connection broke off")
 
+    def on_headers_complete(self) -> None:
+        self._trace.status = self._parser.get_status_code()
+
     def on_body(self, body: bytes) -> None:
         self._pending += body
-        if self._parser.get_status_code() != 200:
+        if self._trace.status != 200:
             return
         *events, self._pending = self._pending.replace(b"\r\n", b"\n").split(b"\n\n")
         for event in events:
-            if event.startswith(b"data:"):
-                self._take(event[5:].strip())
+            if not self.done.done():
+                self._take(event)
 
     def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status != 200:
+        if self._trace.status != 200:
             text = self._pending.decode("utf-8", "replace")
-            self._end(f"status {status}: {text[:MAX_ERROR_CHARACTERS]}")
+            self._end(f"status {self._trace.status}: {text[:MAX_ERROR_CHARACTERS]}")
         elif self._is_whole:
             self._end(None)
         else:
             self._end("the stream ended without [DONE]")
 
-    def _take(self, data: bytes) -> None:
-        if data == b"[DONE]":
-            self._is_whole = True
-            return
-        event: dict[str, Any] = msgspec.json.decode(data)
-        if "error" in event:
-            self._trace.error = str(event["error"])[:MAX_ERROR_CHARACTERS]
-        for choice in event.get("choices", ()):
-            if choice["text"]:
-                self._trace.text_at.append(self._arrived_at)
-                if self._on_text is not None:
-                    self._on_text(self._trace)
-            self._trace.finish_reason = choice.get("finish_reason") or self._trace.finish_reason
-        if usage := event.get("usage"):
-            self._trace.prompt_tokens = usage["prompt_tokens"]
-            self._trace.completion_tokens = usage["completion_tokens"]
-            details = usage.get("prompt_tokens_details") or {}
-            self._trace.cached_tokens = details.get("cached_tokens") or 0
+    def _take(self, event: bytes) -> None:
+        news = self._api.read(event)
+        trace = self._trace
+        self._is_whole = self._is_whole or news.is_end
+        trace.error = news.error or trace.error
+        trace.finish_reason = news.finish_reason or trace.finish_reason
+        if news.completion_tokens is not None:
+            self._is_counted = True
+            trace.prompt_tokens = news.prompt_tokens or 0
+            trace.completion_tokens = news.completion_tokens
+            trace.cached_tokens = news.cached_tokens
+        if news.has_text:
+            self._take_text()
+
+    def _take_text(self) -> None:
+        trace = self._trace
+        trace.text_at.append(self._arrived_at)
+        if not self._is_counted:
+            trace.completion_tokens = len(trace.text_at)
+        if self._on_text is not None:
+            self._on_text(trace)
+        if len(trace.text_at) == self._work.leave_after:
+            trace.has_left = True
+            self._end(None)
 
     def _end(self, error: str | None) -> None:
         if not self.done.done():

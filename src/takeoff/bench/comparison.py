@@ -11,8 +11,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from takeoff.bench.apis import Work
+from takeoff.bench.client import complete
+from takeoff.bench.machine import CpuShare, tree_memory
 from takeoff.bench.prompts import Prompts
-from takeoff.bench.scenarios import Outcome, Scenario
+from takeoff.bench.runs import Outcome
+from takeoff.bench.scenarios import Scenario
 from takeoff.bench.target import Target
 
 
@@ -25,7 +29,11 @@ class Measured:
 
     def values(self, target: str, figure: str) -> list[float]:
         """A figure's value in each round that gave one."""
-        return [out.figures[figure] for out in self.outcomes[target] if figure in out.figures]
+        return [out.figures[figure].value for out in self.outcomes[target] if figure in out.figures]
+
+    def count(self, target: str, figure: str) -> int:
+        """How many values the figure is made of, all rounds together."""
+        return sum(out.figures[figure].num_values for out in self.outcomes[target] if figure in out.figures)
 
     def median(self, target: str, figure: str) -> float | None:
         """The middle one of the rounds; None when every round failed."""
@@ -36,14 +44,41 @@ class Measured:
         """Median over the rounds of `target`'s value by `other`'s; None when no round has both."""
         pairs = zip(self.outcomes[target], self.outcomes[other], strict=True)
         ratios = [
-            a.figures[figure] / b.figures[figure]
+            a.figures[figure].value / b.figures[figure].value
             for a, b in pairs
-            if figure in a.figures and b.figures.get(figure)
+            if figure in a.figures and figure in b.figures and b.figures[figure].value
         ]
         return statistics.median(ratios) if ratios else None
 
     def errors(self, target: str) -> list[str]:
         return [error for outcome in self.outcomes[target] for error in outcome.errors]
+
+    def refusals(self, target: str, status: int) -> int:
+        return sum(outcome.refusals(status) for outcome in self.outcomes[target])
+
+    def num_requests(self, target: str) -> int:
+        return sum(len(outcome.traces) for outcome in self.outcomes[target])
+
+    def memory_bytes(self, target: str) -> int | None:
+        """The most that the server held after a run; None where nobody could tell."""
+        known = [out.memory_bytes for out in self.outcomes[target] if out.memory_bytes is not None]
+        return max(known, default=None)
+
+    def client_share(self, target: str) -> float:
+        """The most that the client took of a core in a run."""
+        return max((out.client_share for out in self.outcomes[target]), default=0.0)
+
+    def lateness_s(self, target: str) -> float:
+        """The worst run's p99 of how much too late the client turned to a request."""
+        return max((out.lateness_s for out in self.outcomes[target]), default=0.0)
+
+
+async def warm_up(targets: Sequence[Target], *, num_requests: int, seed: int) -> None:
+    """Ask each server so often for a few tokens, one at a time; nothing of it counts."""
+    for target in targets:
+        prompts = Prompts(seed)
+        for _ in range(num_requests):
+            await complete(target, Work(prompts.text(32), 16))
 
 
 async def compare(
@@ -66,6 +101,14 @@ async def compare(
             for target in order:
                 on_run(each.scenario.name, target.name)
                 prompts = Prompts(seed + number * len(measured) + place)
-                each.outcomes[target.name].append(await each.scenario.run(target, prompts))
+                each.outcomes[target.name].append(await _run(each.scenario, target, prompts))
                 await asyncio.sleep(pause_s)
     return measured
+
+
+async def _run(scenario: Scenario, target: Target, prompts: Prompts) -> Outcome:
+    share = CpuShare()
+    outcome = await scenario.run(target, prompts)
+    outcome.client_share = share.read()
+    outcome.memory_bytes = await asyncio.to_thread(tree_memory, target.pid)
+    return outcome

@@ -25,16 +25,20 @@ against top turned learn point city play toward five using himself usually
 
 
 class Prompts:
-    """A source of prompts; the same seed gives the same prompts in the same order."""
+    """A source of prompts and of all other chance; the same seed gives the same in the same order."""
 
     def __init__(self, seed: int) -> None:
         self._words = _WORDS.split()
-        self._random = random.Random(seed)  # noqa: S311  (reproducible, not secret)
+        self.draw = random.Random(seed)  # noqa: S311  (reproducible, not secret)
 
     def text(self, num_words: int) -> str:
         """About `num_words` tokens of words in no order."""
-        return " ".join(self._random.choices(self._words, k=num_words)).capitalize()
+        return " ".join(self.draw.choices(self._words, k=num_words)).capitalize()
 
     def number(self, low: int, high: int) -> int:
         """A length between `low` and `high`, both included."""
-        return self._random.randint(low, high)
+        return self.draw.randint(low, high)
+
+    def lifetime(self, mean: int, longest: int) -> int:
+        """A length of a text that may end at each token with the same chance; at most `longest`."""
+        return min(longest, 1 + int(self.draw.expovariate(1 / mean)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from takeoff.errors import TargetError
 
 PAUSE_S = 0.5  # between two servers: what the last one still does must not cost the next
+MAX_STREAMS = 1024
 
 if TYPE_CHECKING:
     from takeoff.bench.comparison import Measured
@@ -22,63 +24,139 @@ if TYPE_CHECKING:
 def bench(
     urls: Annotated[
         list[str] | None,
-        typer.Argument(help="http://host:port of each server, or NAME=http://host:port", metavar="[URL]..."),
+        typer.Argument(
+            help="http://host:port of each server, or NAME=http://host:port; with /v1 or /generate_stream "
+            "after it to say which API",
+            metavar="[URL]...",
+        ),
     ] = None,
     scenario: Annotated[
-        list[str] | None, typer.Option(help="Run only this scenario; may be repeated", metavar="NAME")
+        list[str] | None,
+        typer.Option(
+            help="Run only this scenario; may be repeated. Default: all but goodput", metavar="NAME"
+        ),
     ] = None,
+    streams: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=MAX_STREAMS, help="So many streams at a time; may be repeated. Default: 1, 8, 32"
+        ),
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(min=0.05, max=1_000, help="Requests/s of poisson; where the search of goodput begins"),
+    ] = 1.0,
+    duration: Annotated[
+        float, typer.Option(min=1, max=3_600, help="Seconds in which requests arrive at a rate")
+    ] = 20.0,
+    ttft_slo: Annotated[
+        float, typer.Option(min=0.001, max=600, help="Promised time to the first token, in seconds")
+    ] = 1.0,
+    itl_slo: Annotated[
+        float, typer.Option(min=0.001, max=600, help="Promised time between two tokens, in seconds")
+    ] = 0.1,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How often each scenario runs")] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the prompts and lengths")] = 1,
+    warmup: Annotated[
+        int, typer.Option(min=0, max=100, help="Requests to each server before anything counts")
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of prompts, lengths and arrivals")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds after which a request has failed")
+    ] = 600.0,
+    pid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Process whose memory is the server's; NAME=PID if there are several servers. Default: "
+            "who listens there, on this machine",
+            metavar="PID",
+        ),
+    ] = None,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure of every round here", metavar="FILE")
+        Path | None,
+        typer.Option("--json", help="Write every figure of every request here", metavar="FILE"),
+    ] = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--html", help="Write a report with plots here", metavar="FILE")
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="TAKEOFF_API_KEY", help="Key to send to every server")
     ] = None,
 ) -> None:
-    """Measure servers that speak OpenAI's /v1/completions; several get the same work in alternation.
+    """Measure servers that speak OpenAI's or Takeoff's API; several get the same work in alternation.
 
     The figures are medians of the rounds; a ratio is the median of the rounds' own ratios. Without a
     URL: http://127.0.0.1:8000.
     """
-    from takeoff.bench.report import as_json, error_lines, header, rows
-    from takeoff.bench.scenarios import SCENARIOS, find_scenarios
-    from takeoff.cli.console import print_table, talk
+    from takeoff.bench.measures import Promise
+    from takeoff.bench.runs import Terms
+    from takeoff.bench.scenarios import DEFAULT_LEVELS, all_scenarios, find_scenarios
+    from takeoff.bench.verdict import verdict
 
-    targets = _targets(urls or ["takeoff=http://127.0.0.1:8000"], api_key)
-    known = [each.name for each in SCENARIOS]
-    if unknown := [name for name in scenario or [] if name not in known]:
-        raise TargetError(f"there is no scenario {unknown[0]!r}", hint=f"choose from {', '.join(known)}")
-    measured = _run(targets, list(find_scenarios(scenario or [])), rounds, seed)
-    right = header(targets)[2:]
-    print_table(header(targets), list(rows(measured, targets)), right=right)
-    for line in error_lines(measured, targets):
-        talk().print(line, markup=False)
-    if json_path is not None:
-        conditions = {"rounds": rounds, "seed": seed, "machine": _machine()}
-        json_path.write_text(json.dumps(as_json(measured, targets, conditions), indent=1) + "\n")
+    promise = Promise(ttft_slo, itl_slo)
+    terms = Terms(promise, rate, duration, tuple(streams or DEFAULT_LEVELS))
+    known = all_scenarios(terms)
+    _check_scenarios(scenario or [], [each.name for each in known])
+    targets = _targets(urls or ["takeoff=http://127.0.0.1:8000"], api_key, pid or [], timeout)
+    conditions = _conditions(targets)
+    measured = _run(targets, find_scenarios(known, scenario or []), rounds, seed, warmup)
+    sentences = [verdict(measured, target.name, promise) for target in targets]
+    _print(measured, targets, sentences)
+    _write(measured, targets, conditions, sentences, json_path, html_path)
 
 
-def _targets(urls: list[str], api_key: str | None) -> list[Target]:
+def _check_scenarios(names: list[str], known: list[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise TargetError(
+            f"there is no scenario {unknown[0]!r}",
+            hint=f"choose from {', '.join(known)}; --streams N makes others of so many streams",
+        )
+
+
+def _targets(urls: list[str], api_key: str | None, pids: list[str], timeout_s: float) -> list[Target]:
+    from dataclasses import replace
+
+    from takeoff.bench.machine import listener_pid
     from takeoff.bench.target import find_target
 
     targets: list[Target] = []
     for text in urls:
         name, equals, url = text.partition("=http")
-        target = find_target(f"http{url}" if equals else text, name=name if equals else None, api_key=api_key)
+        url, given_name = (f"http{url}", name) if equals else (text, None)
+        target = find_target(url, name=given_name, api_key=api_key, timeout_s=timeout_s)
         if target.name in [other.name for other in targets]:
             raise TargetError(f"two servers are called {target.name!r}", hint="write NAME=http://host:port")
         targets.append(target)
-    return targets
+    given = _pids(pids, [target.name for target in targets])
+    return [
+        replace(target, pid=given.get(target.name) or listener_pid(target.host, target.port))
+        for target in targets
+    ]
 
 
-def _run(targets: list[Target], scenarios: list[Scenario], rounds: int, seed: int) -> list[Measured]:
+def _pids(texts: list[str], names: list[str]) -> dict[str, int]:
+    """The process of each server that was given one."""
+    given: dict[str, int] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        name = name if equals or len(names) > 1 else names[0]
+        if name not in names or not number.isdecimal() or not 0 < int(number) < 2**31:
+            raise TargetError(
+                f"--pid {text} names no process of a server",
+                hint=f"write NAME=PID, NAME of {', '.join(names)}",
+            )
+        given[name] = int(number)
+    return given
+
+
+def _run(
+    targets: list[Target], scenarios: list[Scenario], rounds: int, seed: int, num_warm_up: int
+) -> list[Measured]:
     import asyncio
 
     import uvloop
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from takeoff.bench.comparison import compare
+    from takeoff.bench.comparison import compare, warm_up
     from takeoff.cli.console import talk
 
     console = talk()
@@ -87,24 +165,68 @@ def _run(targets: list[Target], scenarios: list[Scenario], rounds: int, seed: in
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        task = progress.add_task("", total=rounds * len(scenarios) * len(targets), completed=-1)
+        task = progress.add_task("warming up", total=rounds * len(scenarios) * len(targets), completed=-1)
 
         def on_run(name: str, target: str) -> None:
             progress.update(task, description=f"{name} on {target}", advance=1)
 
-        return runner.run(
-            compare(targets, scenarios, rounds=rounds, seed=seed, pause_s=PAUSE_S, on_run=on_run)
-        )
+        async def measure() -> list[Measured]:
+            await warm_up(targets, num_requests=num_warm_up, seed=seed)
+            return await compare(targets, scenarios, rounds=rounds, seed=seed, pause_s=PAUSE_S, on_run=on_run)
+
+        measured = runner.run(measure())
+        progress.update(task, advance=1)
+        return measured
 
 
-def _machine() -> dict[str, Any]:
-    import psutil
+def _print(measured: list[Measured], targets: list[Target], sentences: list[str]) -> None:
+    from takeoff.bench.report_terminal import REQUEST_COLUMNS, header, request_rows, rows, warning_lines
+    from takeoff.cli.console import print_table, talk
 
+    print_table(header(targets), list(rows(measured, targets)), right=header(targets)[2:])
+    sys.stdout.write("\n")
+    print_table(REQUEST_COLUMNS, list(request_rows(measured, targets)), right=REQUEST_COLUMNS[2:])
+    for line in warning_lines(measured, targets):
+        talk().print(line, markup=False)
+    sys.stdout.write("\n" + "\n".join(sentences) + "\n")
+
+
+def _write(
+    measured: list[Measured],
+    targets: list[Target],
+    conditions: dict[str, Any],
+    sentences: list[str],
+    json_path: Path | None,
+    html_path: Path | None,
+) -> None:
+    from takeoff.bench.report_html import as_html
+    from takeoff.bench.report_json import as_json
+
+    if json_path is not None:
+        json_path.write_text(json.dumps(as_json(measured, targets, conditions, sentences)) + "\n")
+    if html_path is not None:
+        html_path.write_text(as_html(measured, targets, conditions, sentences), encoding="utf-8")
+
+
+def _conditions(targets: list[Target]) -> dict[str, Any]:
+    """Everything that one must know to measure the same again. No secrets."""
+    from importlib.metadata import version
+
+    from takeoff.bench.machine import command_line, machine, without_secrets
     from takeoff.models.machine import read_machine
 
-    machine = read_machine()
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": machine.cores,
-        "memory_bytes": psutil.virtual_memory().total,
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine() | {"cores": read_machine().cores},
+        "takeoff": version("takeoff-server"),
+        "flags": without_secrets(sys.argv[1:]),
+        "servers": {
+            target.name: {
+                "url": target.url,
+                "api": target.api.path,
+                "model": target.model,
+                "command": command_line(target.pid) or "unknown",
+            }
+            for target in targets
+        },
     }
