@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.cli.test_serve import serving
 
 PROGRAM = [sys.executable, "-c", "from takeoff.cli.main import main; main()", "bench"]
 NAMES = ("one", "leave-mid-stream", "poisson")
@@ -43,9 +46,37 @@ def test_the_command_measures_the_real_server(server_url: str, tmp_path: Path) -
     assert server["model"]
 
 
+def test_both_apis_of_one_server_are_measured_in_alternation(smollm2_path: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    doors = ("--port", "0", "--takeoff-port", port, "--management-port", "off", "--openai-port", "off")
+    result = tmp_path / "result.json"
+    flags = ["--scenario", "streams-2", "--streams", "2", "--rounds", "1", "--json", str(result)]
+    with serving("--model", str(smollm2_path), "--max-slots", "4", "--context", "512", *doors) as server:
+        urls = [f"openai={server.wait_ready()}", f"takeoff=http://127.0.0.1:{port}"]
+        done = subprocess.run([*PROGRAM, *urls, *flags], capture_output=True, text=True, check=True)
+    assert "failed" not in done.stderr
+    data = json.loads(result.read_text())
+    assert [target["api"] for target in data["targets"]] == ["openai", "takeoff"]
+    (work,) = data["scenarios"]
+    lengths = [
+        sorted(request["completion_tokens"] for request in work["runs"][name][0]["requests"])
+        for name in ("openai", "takeoff")
+    ]
+    assert lengths[0] == lengths[1], "the same work, and every token of it counted"
+    assert len(set(lengths[0])) > 3
+    (ratio,) = [f["ratio"]["takeoff"] for f in work["figures"] if f["name"] == "rate"]
+    assert 0.2 < ratio < 5
+    assert [line.split(" on this machine")[0] for line in done.stdout.splitlines()[-2:]] == [
+        "openai",
+        "takeoff",
+    ]
+
+
 def test_wrong_words_are_refused_with_the_right_ones(server_url: str) -> None:
     for flags, hint in (
         (["--scenario", "ten"], "choose from one, eight"),
+        (["--html", "/nowhere/report.html"], "/nowhere is no folder"),
         (["--pid", "us"], "write NAME=PID, NAME of us"),
     ):
         done = subprocess.run(

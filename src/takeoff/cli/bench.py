@@ -96,6 +96,7 @@ def bench(
     terms = Terms(promise, rate, duration, tuple(streams or DEFAULT_LEVELS))
     known = all_scenarios(terms)
     _check_scenarios(scenario or [], [each.name for each in known])
+    _check_folders([json_path, html_path])
     targets = _targets(urls or ["takeoff=http://127.0.0.1:8000"], api_key, pid or [], timeout)
     conditions = _conditions(targets)
     measured = _run(targets, find_scenarios(known, scenario or []), rounds, seed, warmup)
@@ -110,6 +111,13 @@ def _check_scenarios(names: list[str], known: list[str]) -> None:
             f"there is no scenario {unknown[0]!r}",
             hint=f"choose from {', '.join(known)}; --streams N makes others of so many streams",
         )
+
+
+def _check_folders(paths: list[Path | None]) -> None:
+    """Before anything is measured, so that no result is lost."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise TargetError(f"{path.parent} is no folder to write {path.name} into", hint="make it first")
 
 
 def _targets(urls: list[str], api_key: str | None, pids: list[str], timeout_s: float) -> list[Target]:
