@@ -20,7 +20,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; margin: 2rem auto; max-width: 84rem;
   padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.verdict { font-size: 1.15rem } .plots { display: flex; flex-wrap: wrap; gap: 1rem }
+.verdict { font-size: 1.15rem } .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: start }
 svg { max-width: 100%; height: auto } .table { overflow-x: auto }
 table { border-collapse: collapse }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #e3e6ea; text-align: left }
