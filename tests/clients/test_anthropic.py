@@ -314,7 +314,7 @@ def test_a_prompt_that_no_sequence_holds_is_counted_and_refused(call: Call) -> N
             "only tools of the type custom are served",
         ),
         (
-            {"tools": [{"name": "a", "input_schema": {"type": "object", "not": {"required": ["a"]}}}]},
+            {"tools": [{"name": "a", "input_schema": {"properties": {"b": {"multipleOf": 0.1}}}}]},
             "BadRequestError",
             400,
             "can\\'t be enforced",

@@ -39,7 +39,8 @@ def test_the_command_measures_the_real_server(server_url: str, tmp_path: Path) -
     assert 0 <= poisson["good_share"] <= 1
     (run,) = works["poisson"]["runs"]["us"]
     assert run["memory_bytes"] > 100e6, "the engine's process is counted"
-    assert all(request["sent"] >= request["planned"] for request in run["requests"])
+    early = max(request["planned"] - request["sent"] for request in run["requests"])
+    assert early < 2e-3, "nothing is sent before its time, but for the millisecond of the timer"
     assert all(request["completion_tokens"] == 100 for request in run["requests"])
     server = data["conditions"]["servers"]["us"]
     assert "serve" in server["command"]
