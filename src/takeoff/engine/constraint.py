@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from takeoff.engine.shortest_way import ShortestWay
 from takeoff.models.guidance import new_matcher
 
-WATCHED = 256  # tokens of room beyond the way to the end: one token seldom makes that way so much longer
+# The slack is the room that the way to the end leaves. With little of it each token is looked at; of what is
+# more, an eighth is used before the next look: tokens seldom make the way longer by seven others each.
+LITTLE_SLACK = 64
+SLACK_PER_LOOK = 8
 MAX_CACHED_GRAMMARS = 64
 MAX_CACHED_BYTES = 4 << 20  # of their sources
 _NONE: Mapping[int, str] = MappingProxyType({})
@@ -37,6 +40,7 @@ class ConstraintState:
         self.room: int | None = None  # tokens that may still come; None: no end is in sight
         self._shortest_way = shortest_way
         self._way: list[int] | None = None  # one to the end from here; None: not known
+        self._last_way: list[int] | None = None  # to the end from some place before; often from here as well
         self._way_after: tuple[int, list[int]] | None = None  # a token, and the way that it leaves
         self._watched_room = math.inf  # with more than that, the end is far
         self._start = matcher
@@ -66,28 +70,32 @@ class ConstraintState:
         way = self._way_behind(token_id, room)
         if way is not None:
             self._way_after = token_id, way
-            self._watched_room = len(way) + WATCHED
+            slack = room - len(way)
+            self._watched_room = room - max(0, slack - LITTLE_SLACK) // SLACK_PER_LOOK
             return token_id
         if self._way is None:
             self._way = self._shortest_way.find(self._matcher, room + 1)
         if self._way is None:  # no such way was found: look again when half of the room is used up
             self._watched_room = room // 2
             return token_id
-        self.is_led = True
-        if not self._way:
-            return int(self._tokenizer.eos_token)
-        self._way_after = self._way[0], self._way[1:]
-        return self._way[0]
+        return self._led(token_id, self._way)
+
+    def _led(self, token_id: int, way: list[int]) -> int:
+        """The next token of `way`, in place of `token_id`; of a way that is at its end the end of text."""
+        next_id = way[0] if way else int(self._tokenizer.eos_token)
+        self._way_after = next_id, way[1:]
+        self.is_led = self.is_led or next_id != token_id
+        return next_id
 
     def _way_behind(self, token_id: int, room: int) -> list[int] | None:
         """A way to the end of at most `room` tokens once `token_id` has come."""
         after = self._matcher.deep_copy()
         if not after.consume_token(token_id):
             return None
-        if self._way is not None and len(self._way) <= room:  # often it is the same: inside of a string
+        if self._last_way is not None and len(self._last_way) <= room:  # the same: inside of a string
             again = after.deep_copy()
-            if again.try_consume_tokens(self._way) == len(self._way) and again.is_accepting():
-                return self._way
+            if again.try_consume_tokens(self._last_way) == len(self._last_way) and again.is_accepting():
+                return self._last_way
         return self._shortest_way.find(after, room)
 
     def consume(self, token_id: int) -> None:
@@ -96,6 +104,7 @@ class ConstraintState:
         if self.room is not None:
             self.room -= 1
         self._way = self._way_after[1] if self._way_after and self._way_after[0] == token_id else None
+        self._last_way = self._way or self._last_way
         self._way_after = None
 
     @property

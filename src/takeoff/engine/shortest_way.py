@@ -56,6 +56,12 @@ class ShortestWay:
         while not matcher.is_accepting():
             links = self._links if attempt == "links" and len(way) % 2 else []
             may_go_on = len(way) < limit and time.thread_time() < end
+            forced = matcher.compute_ff_tokens() if may_go_on else []
+            if forced and len(way) + len(forced) <= limit:
+                if not matcher.consume_tokens(forced):
+                    return None
+                way += forced
+                continue
             token_id = self._next(matcher, links, chance) if may_go_on else None
             if token_id is None or not matcher.consume_token(token_id):
                 return None
