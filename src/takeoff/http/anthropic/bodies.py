@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, StrictStr
 
-from takeoff.errors import InvalidRequest, NotFound
+from takeoff.errors import InvalidRequest
 from takeoff.http.anthropic.answers import Asked
 from takeoff.http.anthropic.messages import Reading, checked_messages
 from takeoff.http.anthropic.thinking import Effort, Thinking, effort_of, shows_thought
 from takeoff.http.anthropic.tools import chosen_tools
 from takeoff.http.bodies import Texts
-from takeoff.http.openai.fields import Inner, OpenAIBody, Unserved, check_depth
+from takeoff.http.openai.fields import Inner, OpenAIBody, Unserved, check_depth, told_as
 from takeoff.http.openai.images import MAX_IMAGES
 from takeoff.http.openai.messages import MAX_MESSAGES
 from takeoff.http.openai.sampling import MAX_METADATA, MAX_MODEL_CHARACTERS
@@ -155,28 +155,21 @@ class PromptBody(OpenAIBody):
             return self._tool_use.constraint(schema)
         return None if schema is None else Constraint(ConstraintKind.JSON_SCHEMA, schema)
 
-    @contextlib.contextmanager
-    def in_its_names(self) -> Iterator[None]:
-        """A refusal from here on names fields of this body.
-
-        Raises:
-            InvalidRequest, NotFound: those that are raised inside.
-        """
-        try:
-            yield
-        except (InvalidRequest, NotFound) as exc:
-            schema = "output_format" if self.output_format is not None else "output_config.format"
-            has_effort = self.output_config is not None and self.output_config.effort is not None
-            names: dict[str | None, str] = {
+    def in_its_names(self) -> AbstractContextManager[None]:
+        """A refusal from here on names fields of this body."""
+        has_effort = self.output_config is not None and self.output_config.effort is not None
+        return told_as(
+            {
                 None: "messages",
                 "reasoning_effort": "output_config.effort" if has_effort else "thinking",
                 "group": "model",
                 "image_data": "messages",
                 "stop": "stop_sequences",
-                ConstraintKind.JSON_SCHEMA.value: schema,
+                ConstraintKind.JSON_SCHEMA.value: (
+                    "output_config.format" if self.output_format is None else "output_format"
+                ),
             }
-            exc.param = names.get(exc.param, exc.param)
-            raise
+        )
 
 
 class CountTokensBody(PromptBody):
