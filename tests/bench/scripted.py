@@ -47,6 +47,13 @@ async def scripted(pace: Callable[[int], Pace], max_running: int = 1_000_000) ->
     turns = asyncio.Semaphore(max_running)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):  # a client that left before it had asked
+            await listen(reader, writer)
+        with contextlib.suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         if head.startswith("get /metrics"):
             text = f"takeoff_requests_open {float(server.num_open)}\n".encode()
@@ -54,9 +61,6 @@ async def scripted(pace: Callable[[int], Pace], max_running: int = 1_000_000) ->
         else:
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             await complete(json.loads(await reader.readexactly(length)), writer)
-        with contextlib.suppress(ConnectionError):
-            writer.close()
-            await writer.wait_closed()
 
     async def complete(body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         paced = server.pace(len(server.bodies))

@@ -78,6 +78,7 @@ async def test_pieces_and_tokens_are_counted_however_the_bytes_arrive(piecewise:
         "prompt": "Count:",
         "max_tokens": 2,
         "temperature": 0,
+        "min_tokens": 2,
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
@@ -113,3 +114,10 @@ def test_gaps_are_those_that_end_in_the_span() -> None:
     trace = Trace(0.0, text_at=[1.0, 1.5, 3.5, 3.75])
     assert trace.gaps() == [0.5, 2.0, 0.25]
     assert trace.gaps(since=1.5, until=3.5) == [2.0]
+
+
+@pytest.mark.anyio
+async def test_a_server_that_counts_no_tokens_is_believed_at_the_length_only() -> None:
+    for reason, tokens, error in (("length", 3, None), ("stop", 1, "1 tokens came, 3 were asked for")):
+        trace, _ = await ask(OK + piece("One two three", reason) + DONE, Work("Count:", 3))
+        assert (trace.completion_tokens, trace.error) == (tokens, error)

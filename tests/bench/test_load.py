@@ -11,12 +11,13 @@ import pytest
 from tests.bench.scripted import Pace, scripted
 
 from takeoff.bench.apis import Work
-from takeoff.bench.client import complete
+from takeoff.bench.client import Trace, complete
 from takeoff.bench.goodput import LOWEST_RATE, PRECISION, highest_rate
 from takeoff.bench.load import arrive, keep_busy, poisson_times
-from takeoff.bench.measures import Promise, busy, goodput, latencies
+from takeoff.bench.measures import Hopes, Promise, busy, goodput, latencies
 from takeoff.bench.prompts import Prompts
 from takeoff.bench.runs import Terms, leave_mid_stream, poisson, search_goodput
+from takeoff.bench.server_metrics import idle_after
 
 LATE_S = 0.03  # how late a timer or a socket may be on a machine that has other work
 
@@ -162,3 +163,22 @@ async def test_the_rate_of_a_real_queue_is_found_and_every_rate_is_told() -> Non
     assert broken
     assert outcome.figures["ttft_p95"].value <= 0.4
     assert outcome.errors == []
+
+
+@pytest.mark.anyio
+async def test_arrivals_that_have_broken_a_promise_are_given_up() -> None:
+    """Of 500 requests 25 may begin late, and here every one does."""
+    hopes = Hopes(Promise(0.05, 0.1), 500, 500)
+    times = [number / 100 for number in range(500)]
+    async with scripted(lambda _: Pace(first_s=0.2)) as server:
+        run = await arrive(server.target, [Work("a", 2)] * 500, times, 0.0, hopes.are_gone_after)
+        assert await idle_after(server.target) is not None
+        assert 26 <= len(server.bodies) < 200, "the rest was never sent"
+    assert hopes.num_late == 26
+    assert len(run.traces) < len(server.bodies), "who still waited was given up"
+
+
+def test_hope_is_gone_with_the_first_gap_too_many() -> None:
+    hopes = Hopes(Promise(1.0, 0.1), 2, 100)
+    slow = [Trace(0.0, text_at=[0.5, 0.5 + gap]) for gap in (0.2, 0.05, 0.2)]
+    assert [hopes.are_gone_after(trace) for trace in slow] == [False, False, True], "1 of 100 may be long"

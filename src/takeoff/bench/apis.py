@@ -56,7 +56,7 @@ class Api(Protocol):
 
 
 class OpenAI:
-    """/v1/completions, with `ignore_eos`, which servers have beyond OpenAI's own fields."""
+    """/v1/completions, with `ignore_eos` and `min_tokens`: beyond OpenAI's own, servers know one or both."""
 
     name = "openai"
     path = "/v1/completions"
@@ -69,6 +69,7 @@ class OpenAI:
             "max_tokens": work.max_tokens,
             "temperature": 0,
             "ignore_eos": True,
+            "min_tokens": work.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

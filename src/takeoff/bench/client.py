@@ -172,6 +172,7 @@ class _Answer(asyncio.Protocol):
             text = self._pending.decode("utf-8", "replace")
             self._end(f"status {self._trace.status}: {text[:MAX_ERROR_CHARACTERS]}")
         elif self._is_whole:
+            self._count()
             self._end(None)
         else:
             self._end("the stream ended without [DONE]")
@@ -200,6 +201,13 @@ class _Answer(asyncio.Protocol):
         if len(trace.text_at) == self._work.leave_after:
             trace.has_left = True
             self._end(None)
+
+    def _count(self) -> None:
+        """A server that counts no tokens, but ended the text for its length, has made all of them: a piece of
+        text may be several.
+        """
+        if not self._is_counted and self._trace.finish_reason == "length":
+            self._trace.completion_tokens = self._work.max_tokens
 
     def _end(self, error: str | None) -> None:
         if not self.done.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from takeoff.bench.apis import Work
@@ -51,23 +51,38 @@ async def keep_busy(target: Target, work: Sequence[Work], num_clients: int) -> T
     return Traffic(traces, since, min(ended))
 
 
-async def arrive(target: Target, work: Sequence[Work], times_s: Sequence[float], warm_up_s: float) -> Traffic:
+async def arrive(
+    target: Target,
+    work: Sequence[Work],
+    times_s: Sequence[float],
+    warm_up_s: float,
+    is_hopeless: Callable[[Trace], bool] = lambda _: False,
+) -> Traffic:
     """Send each piece of work at its time, however many are still waiting for an answer.
 
     Latencies count from the planned time, so that neither a slow server nor a late client can hide a
-    queue. What arrives before `warm_up_s` is warm-up.
+    queue. What arrives before `warm_up_s` is warm-up. `is_hopeless` is asked after every piece of text of
+    the others: once it says so, all that is still open is given up, and has no trace.
     """
     started = time.perf_counter()
+    visits: list[asyncio.Task[Trace]] = []
+
+    def on_text(trace: Trace) -> None:
+        if is_hopeless(trace):
+            for visit in visits:
+                visit.cancel()
 
     async def visit(each: Work, time_s: float) -> Trace:
         planned_at = started + time_s
         await asyncio.sleep(max(0.0, planned_at - time.perf_counter()))
-        trace = await complete(target, each, planned_at=planned_at)
-        trace.is_warm_up = time_s < warm_up_s
+        is_warm_up = time_s < warm_up_s
+        trace = await complete(target, each, planned_at=planned_at, on_text=None if is_warm_up else on_text)
+        trace.is_warm_up = is_warm_up
         return trace
 
-    visits = (visit(each, time_s) for each, time_s in zip(work, times_s, strict=True))
-    traces = await asyncio.gather(*visits)
+    visits += [asyncio.create_task(visit(each, at)) for each, at in zip(work, times_s, strict=True)]
+    await asyncio.gather(*visits, return_exceptions=True)
+    traces = [visit.result() for visit in visits if not visit.cancelled()]
     return Traffic(traces, started + warm_up_s, max((trace.ended_at for trace in traces), default=started))
 
 

@@ -47,10 +47,34 @@ class Promise:
         )
 
 
+@dataclass(eq=False, slots=True)
+class Hopes:
+    """Whether a promise can still be kept for so many requests and gaps, told of each piece that comes."""
+
+    promise: Promise
+    num_requests: int
+    num_gaps: int  # at most
+    num_late: int = 0
+    num_long: int = 0
+
+    def are_gone_after(self, trace: Trace) -> bool:
+        """Count the trace's last piece; True once too many are beyond the bounds, whatever still comes."""
+        if len(trace.text_at) == 1:
+            self.num_late += trace.ttft_s > self.promise.ttft_s
+        else:
+            self.num_long += trace.text_at[-1] - trace.text_at[-2] > self.promise.itl_s
+        return self.num_late > self.num_requests - _rank(
+            self.num_requests, 95
+        ) or self.num_long > self.num_gaps - _rank(self.num_gaps, 99)
+
+
 def nearest_rank(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least `percent` % of the values do not exceed; of at least one value."""
-    rank = math.ceil(len(values) * percent / 100)
-    return sorted(values)[max(rank, 1) - 1]
+    return sorted(values)[max(_rank(len(values), percent), 1) - 1]
+
+
+def _rank(count: int, percent: float) -> int:
+    return math.ceil(count * percent / 100)
 
 
 def spread(name: str, values: Sequence[float], percents: Iterable[int] = PERCENTS) -> Readings:

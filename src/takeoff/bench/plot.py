@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 52
 COLOURS = ("#2f6fde", "#d9722e", "#2a9d6f", "#8a56c9", "#b0303f", "#5b6573")
+NAMESPACE = "http://www.w3.org/2000/svg"  # without it a file of its own is no picture
 GRID, INK = "#e3e6ea", "#1c2024"
 
 
@@ -37,8 +38,9 @@ def plot(title: str, x_title: str, y_title: str, lines: Sequence[Line]) -> str:
     scale = _Scale(x_ticks[-1], y_ticks[-1])
     height = HEIGHT + 18 * len(lines)
     parts = [
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg xmlns="{NAMESPACE}" role="img" aria-label="{escape(title)}" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12" fill="{INK}">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
         *_axes(scale, x_ticks, y_ticks, x_title, y_title),
         *(part for line in lines for part in _line(scale, line)),

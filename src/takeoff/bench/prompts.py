@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 # Everyday words, one or two tokens each in the usual vocabularies.
@@ -34,6 +35,14 @@ class Prompts:
     def text(self, num_words: int) -> str:
         """About `num_words` tokens of words in no order."""
         return " ".join(self.draw.choices(self._words, k=num_words)).capitalize()
+
+    def records(self, num_records: int) -> str:
+        """A JSON array of records, about 35 tokens each."""
+        records = [
+            {"id": self.number(100, 999), "name": self.text(3), "count": self.number(1, 99), "is_done": False}
+            for _ in range(num_records)
+        ]
+        return json.dumps(records, indent=1)
 
     def number(self, low: int, high: int) -> int:
         """A length between `low` and `high`, both included."""

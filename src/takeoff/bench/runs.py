@@ -17,6 +17,7 @@ from takeoff.bench.client import Trace, complete
 from takeoff.bench.goodput import highest_rate
 from takeoff.bench.load import arrive, at_once, keep_busy, poisson_times
 from takeoff.bench.measures import (
+    Hopes,
     Promise,
     Reading,
     Readings,
@@ -34,6 +35,7 @@ from takeoff.bench.target import Target
 LEAVE_AFTER_S = 2.0
 SMALL_WORDS, SMALL_TOKENS = 20, 16  # the small request that somebody waits for
 WARM_UP_SHARE = 0.1  # of the time in which requests arrive
+ANSWER_TOKENS = 100  # of requests that arrive at a rate
 LEAST_ARRIVALS = 10  # on average, in a probe of a rate
 
 
@@ -52,7 +54,7 @@ class LoadPoint:
     """What arrivals at a rate met."""
 
     rate: float  # requests/s
-    readings: Readings
+    readings: Readings  # none of a run that was given up
     is_kept: bool  # the promise
 
 
@@ -122,6 +124,16 @@ async def mixed(target: Target, prompts: Prompts) -> Outcome:
         return readings
 
     return _outcome(run.traces, figures)
+
+
+async def repeat_input(target: Target, prompts: Prompts) -> Outcome:
+    """One client has a document written again, as editors of texts and of JSON are asked to do."""
+    work = []
+    for _ in range(4):
+        records = prompts.records(8)
+        prompt = f"The records:\n{records}\n\nThe same records, but the first is done:\n{records[:24]}"
+        work.append(Work(prompt, 192))
+    return await _busy_outcome(target, work, 1)
 
 
 async def _busy_outcome(target: Target, work: Sequence[Work], num_clients: int) -> Outcome:
@@ -229,28 +241,37 @@ async def leave_mid_stream(target: Target, prompts: Prompts) -> Outcome:
 
 
 async def _arrivals(
-    target: Target, prompts: Prompts, rate: float, duration_s: float, promise: Promise
+    target: Target, prompts: Prompts, rate: float, terms: Terms, *, to_the_end: bool
 ) -> Outcome:
-    """Prompts of about 300 tokens with a common start of 200, answers of 100, at times of chance."""
+    """Prompts of about 300 tokens with a common start of 200, answers of 100, at times of chance.
+
+    Unless it is to go `to_the_end`, it is given up as soon as the promise can't be kept any more.
+    """
+    duration_s = terms.duration_s if to_the_end else max(terms.duration_s, LEAST_ARRIVALS / rate)
     warm_up_s = duration_s * WARM_UP_SHARE
     times = poisson_times(prompts.draw, rate, warm_up_s + duration_s)
     prefix = prompts.text(200)
-    run = await arrive(target, [Work(f"{prefix} {prompts.text(100)}", 100) for _ in times], times, warm_up_s)
+    work = [Work(f"{prefix} {prompts.text(100)}", ANSWER_TOKENS) for _ in times]
+    num_requests = sum(time_s >= warm_up_s for time_s in times)
+    hopes = Hopes(terms.promise, num_requests, num_requests * (ANSWER_TOKENS - 1))
+    is_hopeless = (lambda _: False) if to_the_end else hopes.are_gone_after
+    run = await arrive(target, work, times, warm_up_s, is_hopeless)
     counted = [trace for trace in run.traces if not trace.is_warm_up]
     readings = {
-        **goodput(run.traces, promise, duration_s),
+        **goodput(run.traces, terms.promise, duration_s),
         **token_rate(run.traces, run.since, run.until),
         **latencies([trace for trace in counted if trace.error is None]),
-        "offered": Reading(len(counted) / duration_s, len(counted)),
+        "offered": Reading(num_requests / duration_s, num_requests),
     }
-    failed = any(trace.error is not None for trace in counted)
-    kept = promise.is_kept(readings) and not failed
-    return Outcome(readings, run.traces, [LoadPoint(rate, readings, kept)])
+    if len(run.traces) < len(work):
+        return Outcome({}, run.traces, [LoadPoint(rate, {}, is_kept=False)])
+    is_kept = terms.promise.is_kept(readings) and all(trace.error is None for trace in counted)
+    return Outcome(readings, run.traces, [LoadPoint(rate, readings, is_kept)])
 
 
 def poisson(terms: Terms) -> Run:
     async def run(target: Target, prompts: Prompts) -> Outcome:
-        return await _arrivals(target, prompts, terms.rate, terms.duration_s, terms.promise)
+        return await _arrivals(target, prompts, terms.rate, terms, to_the_end=True)
 
     return run
 
@@ -262,8 +283,7 @@ def search_goodput(terms: Terms) -> Run:
         probes: list[Outcome] = []
 
         async def keeps(rate: float) -> bool:
-            duration_s = max(terms.duration_s, LEAST_ARRIVALS / rate)
-            probes.append(await _arrivals(target, prompts, rate, duration_s, terms.promise))
+            probes.append(await _arrivals(target, prompts, rate, terms, to_the_end=False))
             await idle_after(target)
             return probes[-1].points[0].is_kept
 

@@ -16,6 +16,7 @@ from takeoff.bench.runs import (
     poisson,
     prompts_between,
     random_ends,
+    repeat_input,
     search_goodput,
     shared_prefix,
 )
@@ -95,6 +96,13 @@ def _mixtures() -> tuple[Scenario, ...]:
             "8 streams that end at random, after 64 tokens on average",
             (_RATE, *_LATENCIES),
             random_ends,
+        ),
+        Scenario(
+            "repeat-input",
+            "1 stream of 192 tokens that writes the 8 records of its prompt again, with one change",
+            (_RATE, *_LATENCIES),
+            repeat_input,
+            is_default=False,
         ),
     )
 

@@ -12,8 +12,14 @@ TIMEOUT_S = 5.0
 LOOK_EVERY_S = 0.05
 LOOK_FOR_S = 10.0
 
-# The gauge of open requests, as different servers call it.
-_GAUGES = ("takeoff_requests_open", "llamacpp:requests_processing", "vllm:num_requests_running")
+# The gauges of open requests, as different servers call them; two count the running and the waiting apart.
+_GAUGES = (
+    "takeoff_requests_open",
+    "llamacpp:requests_processing",
+    "llamacpp:requests_deferred",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+)
 
 
 async def open_requests(target: Target) -> float | None:

@@ -220,12 +220,15 @@ def _conditions(targets: list[Target]) -> dict[str, Any]:
     """Everything that one must know to measure the same again. No secrets."""
     from importlib.metadata import version
 
+    import psutil
+
     from takeoff.bench.machine import command_line, machine, without_secrets
     from takeoff.models.machine import read_machine
 
     return {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine() | {"cores": read_machine().cores},
+        "load_average": [round(load, 2) for load in psutil.getloadavg()],
         "takeoff": version("takeoff-server"),
         "flags": without_secrets(sys.argv[1:]),
         "servers": {
