@@ -34,6 +34,7 @@ Result = dict[str, Any]
 
 # Takeoff beside itself with other flags.
 BESIDE_ITSELF = {"deterministic": ("--deterministic",), "no speculation": ("--speculation", "off")}
+KEEPS_PREFIXES = ("--prefix-cache-disk-mb", "2000")
 
 
 def launches(servers: str, setup: Setup, options: argparse.Namespace) -> dict[str, Launch]:
@@ -62,7 +63,8 @@ def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Names
         yield read_share(partial(takeoff, setup, flags=flags), setup, logs, options.rounds)
         return
     if servers == "restart":
-        yield restart(partial(takeoff, setup, flags=flags), logs, options.rounds)
+        kept = partial(takeoff, setup, flags=(*flags, *KEEPS_PREFIXES))
+        yield restart(kept, logs, options.rounds)
         return
     with contextlib.ExitStack() as stack:
         started = [

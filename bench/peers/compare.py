@@ -59,7 +59,8 @@ def check_idle(servers: list[Running]) -> None:
 def measure(servers: list[Running], flags: list[str]) -> None:
     urls = [f"{server.name}={server.url}" for server in servers]
     pids = [word for server in servers for word in ("--pid", f"{server.name}={server.pid}")]
-    subprocess.run([*BENCH, *urls, *pids, *flags], check=True)
+    if code := subprocess.run([*BENCH, *urls, *pids, *flags], check=False).returncode:
+        raise SystemExit(code)  # it has said why
 
 
 def main() -> None:
