@@ -58,6 +58,8 @@ async def scripted(pace: Callable[[int], Pace], max_running: int = 1_000_000) ->
         if head.startswith("get /metrics"):
             text = f"takeoff_requests_open {float(server.num_open)}\n".encode()
             writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + text)
+        elif head.startswith("get /v1/models"):
+            writer.write(b'HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{"data": [{"id": "m"}]}')
         else:
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             await complete(json.loads(await reader.readexactly(length)), writer)

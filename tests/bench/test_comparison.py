@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from takeoff.bench.client import Trace
@@ -33,7 +35,8 @@ def scripted(values: dict[str, list[float | None]]) -> tuple[Scenario, list[tupl
 
 async def measure(values: dict[str, list[float | None]]) -> tuple[Measured, list[tuple[str, str]]]:
     scenario, runs = scripted(values)
-    (measured,) = await compare([A, B], [scenario], rounds=3, seed=1, pause_s=0.0, on_run=lambda *names: None)
+    measured = Measured.nothing_of(scenario, [A, B])
+    await compare([A, B], [measured], rounds=3, seed=1, pause_s=0.0, on_run=lambda *names: None)
     return measured, runs
 
 
@@ -44,6 +47,21 @@ async def test_servers_alternate_and_get_the_same_new_prompts_each_round() -> No
     prompts = [prompt for _, prompt in runs]
     assert prompts[0] == prompts[1]
     assert len(set(prompts)) == 3
+
+
+@pytest.mark.anyio
+async def test_an_interrupted_comparison_keeps_its_whole_rounds() -> None:
+    scenario, runs = scripted({"a": [1, 2, 3], "b": [4, 5, 6]})
+    measured = Measured.nothing_of(scenario, [A, B])
+
+    def on_run(_scenario: str, target: str) -> None:
+        if (len(runs), target) == (3, "a"):  # b of the second round has run, a has not
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await compare([A, B], [measured], rounds=3, seed=1, pause_s=0.0, on_run=on_run)
+    assert (measured.values("a", "rate"), measured.values("b", "rate")) == ([1], [4])
+    assert measured.ratio("a", "b", "rate") == 0.25
 
 
 @pytest.mark.anyio

@@ -27,6 +27,11 @@ class Measured:
     scenario: Scenario
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
 
+    @classmethod
+    def nothing_of(cls, scenario: Scenario, targets: Sequence[Target]) -> Measured:
+        """Before the first round."""
+        return cls(scenario, {target.name: [] for target in targets})
+
     def values(self, target: str, figure: str) -> list[float]:
         """A figure's value in each round that gave one."""
         return [out.figures[figure].value for out in self.outcomes[target] if figure in out.figures]
@@ -83,27 +88,29 @@ async def warm_up(targets: Sequence[Target], *, num_requests: int, seed: int) ->
 
 async def compare(
     targets: Sequence[Target],
-    scenarios: Sequence[Scenario],
+    measured: Sequence[Measured],
     *,
     rounds: int,
     seed: int,
     pause_s: float,
     on_run: Callable[[str, str], None],
-) -> list[Measured]:
+) -> None:
     """Run every scenario `rounds` times on every target, with a pause after each run.
 
-    `on_run(scenario, target)` is called before each.
+    `on_run(scenario, target)` is called before each. What has been run on all targets is in `measured`, also
+    when this is cancelled.
     """
-    measured = [Measured(scenario, {target.name: [] for target in targets}) for scenario in scenarios]
     for number in range(rounds):
         order = targets if number % 2 == 0 else list(reversed(targets))
         for place, each in enumerate(measured):
+            outcomes: dict[str, Outcome] = {}
             for target in order:
                 on_run(each.scenario.name, target.name)
                 prompts = Prompts(seed + number * len(measured) + place)
-                each.outcomes[target.name].append(await _run(each.scenario, target, prompts))
+                outcomes[target.name] = await _run(each.scenario, target, prompts)
                 await asyncio.sleep(pause_s)
-    return measured
+            for name, outcome in outcomes.items():
+                each.outcomes[name].append(outcome)
 
 
 async def _run(scenario: Scenario, target: Target, prompts: Prompts) -> Outcome:

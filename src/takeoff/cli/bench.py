@@ -14,6 +14,7 @@ from takeoff.errors import TargetError
 
 PAUSE_S = 0.5  # between two servers: what the last one still does must not cost the next
 MAX_STREAMS = 1024
+INTERRUPTED = 130  # exit code
 
 if TYPE_CHECKING:
     from takeoff.bench.comparison import Measured
@@ -99,10 +100,12 @@ def bench(
     _check_folders([json_path, html_path])
     targets = _targets(urls or ["takeoff=http://127.0.0.1:8000"], api_key, pid or [], timeout)
     conditions = _conditions(targets)
-    measured = _run(targets, find_scenarios(known, scenario or []), rounds, seed, warmup)
+    measured, is_whole = _run(targets, find_scenarios(known, scenario or []), rounds, seed, warmup)
     sentences = [verdict(measured, target.name, promise) for target in targets]
     _print(measured, targets, sentences)
     _write(measured, targets, conditions, sentences, json_path, html_path)
+    if not is_whole:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _check_scenarios(names: list[str], known: list[str]) -> None:
@@ -158,16 +161,18 @@ def _pids(texts: list[str], names: list[str]) -> dict[str, int]:
 
 def _run(
     targets: list[Target], scenarios: list[Scenario], rounds: int, seed: int, num_warm_up: int
-) -> list[Measured]:
+) -> tuple[list[Measured], bool]:
+    """What was measured, and whether that is everything: Ctrl-C leaves the rounds before it."""
     import asyncio
 
     import uvloop
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from takeoff.bench.comparison import compare, warm_up
+    from takeoff.bench.comparison import Measured, compare, warm_up
     from takeoff.cli.console import talk
 
     console = talk()
+    measured = [Measured.nothing_of(each, targets) for each in scenarios]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
@@ -178,13 +183,20 @@ def _run(
         def on_run(name: str, target: str) -> None:
             progress.update(task, description=f"{name} on {target}", advance=1)
 
-        async def measure() -> list[Measured]:
+        async def measure() -> None:
             await warm_up(targets, num_requests=num_warm_up, seed=seed)
-            return await compare(targets, scenarios, rounds=rounds, seed=seed, pause_s=PAUSE_S, on_run=on_run)
+            await compare(targets, measured, rounds=rounds, seed=seed, pause_s=PAUSE_S, on_run=on_run)
 
-        measured = runner.run(measure())
+        try:
+            runner.run(measure())
+        except KeyboardInterrupt:
+            measured = [each for each in measured if all(each.outcomes.values())]
+            if not measured:
+                raise
+            console.print("interrupted: this is what was measured until then")
+            return measured, False
         progress.update(task, advance=1)
-        return measured
+        return measured, True
 
 
 def _print(measured: list[Measured], targets: list[Target], sentences: list[str]) -> None:
