@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from takeoff.engine.engine import Engine
-from takeoff.engine.llama.context import LlamaContext
+from takeoff.engine.llama.kernels import LlamaKernels
 from takeoff.ipc.messages import Load, Submit
 from takeoff.models.machine import read_machine
 from takeoff.request import SamplingParams, TokenEvent
@@ -34,7 +34,7 @@ class InProcess:
             itl_slo_ms=None,
         )
         self.token_ids: dict[int, list[int]] = {}
-        kernels = LlamaContext(load, lambda _share: None)
+        kernels = LlamaKernels(load, lambda _share: None)
         self.engine = Engine(load, kernels, self._take)
 
     def _take(self, events: list[TokenEvent]) -> None:

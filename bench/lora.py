@@ -18,7 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from takeoff.engine.llama.context import LlamaContext
+from takeoff.engine.llama.kernels import LlamaKernels
 from takeoff.engine.llama.rows import Rows
 from takeoff.ipc.messages import Load, Lora
 from takeoff.models.gguf import read_gguf
@@ -49,7 +49,7 @@ def write_adapter(path: Path, model: Path, rank: int, seed: int) -> None:
     writer.close()
 
 
-def make_context(model: Path, loras: list[Lora]) -> LlamaContext:
+def make_context(model: Path, loras: list[Lora]) -> LlamaKernels:
     threads = read_machine().cores
     load = Load(
         model_path=str(model),
@@ -66,7 +66,7 @@ def make_context(model: Path, loras: list[Lora]) -> LlamaContext:
         itl_slo_ms=None,
         loras=loras,
     )
-    return LlamaContext(load, lambda _share: None)
+    return LlamaKernels(load, lambda _share: None)
 
 
 def split(count: int) -> list[range]:
@@ -75,10 +75,10 @@ def split(count: int) -> list[range]:
     return [range(first, first + size) for first in range(0, STREAMS, size)]
 
 
-def steps(contexts: list[LlamaContext], names: list[str]) -> dict[str, Step]:
+def steps(contexts: list[LlamaKernels], names: list[str]) -> dict[str, Step]:
     """Every way to compute a step. Context 0 is the one that switches; each has all adapters."""
 
-    def calls(plan: list[tuple[LlamaContext, str | None, range]]) -> Step:
+    def calls(plan: list[tuple[LlamaKernels, str | None, range]]) -> Step:
         def step(pos: int) -> None:
             for context, name, slots in plan:
                 context.forward([Rows(slot, pos, [100 + slot], True) for slot in slots], name)
@@ -99,7 +99,7 @@ def steps(contexts: list[LlamaContext], names: list[str]) -> dict[str, Step]:
     return ways
 
 
-def measure(contexts: list[LlamaContext], ways: dict[str, Step]) -> dict[str, float]:
+def measure(contexts: list[LlamaKernels], ways: dict[str, Step]) -> dict[str, float]:
     """Milliseconds a step of each way; a prompt lies in every slot of every context."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS):

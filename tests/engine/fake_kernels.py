@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.rows import Rows
+from takeoff.ipc.messages import SlotClass
 
 N_VOCAB = 260
 EOG = 259
@@ -39,11 +40,20 @@ def expected_completion(prompt: Sequence[int], count: int, lora: str | None = No
 
 
 class FakeKernels:
-    def __init__(self, n_slots: int = 4, n_ctx_slot: int = 4096, *, can_trim: bool = True) -> None:
-        self.n_vocab, self.n_slots, self.n_ctx_slot = N_VOCAB, n_slots, n_ctx_slot
+    def __init__(
+        self,
+        n_slots: int = 4,
+        n_ctx_slot: int = 4096,
+        *,
+        slot_classes: Sequence[SlotClass] = (),
+        can_trim: bool = True,
+    ) -> None:
+        self.slot_classes = tuple(slot_classes) or (SlotClass(n_slots, n_ctx_slot),)
+        self.room = [slots.n_ctx for slots in self.slot_classes for _ in range(slots.n_slots)]  # by slot
+        self.n_vocab, self.n_slots, self.n_ctx_slot = N_VOCAB, len(self.room), self.room[-1]
         self.can_trim = can_trim
         self.eog_token_ids = [EOG]
-        self.memory: list[list[int]] = [[] for _ in range(n_slots)]
+        self.memory: list[list[int]] = [[] for _ in self.room]
         self.calls: list[list[Rows]] = []
         self.loras: list[str | None] = []  # the adapter of each call
         self.fail_next = False
@@ -54,6 +64,7 @@ class FakeKernels:
 
     def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
         assert [rows.slot for rows in work] == sorted({rows.slot for rows in work}), "slots must rise"
+        assert len({self.room[rows.slot] for rows in work}) == 1, "a call is of one class"
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the kernels failed")
@@ -63,7 +74,7 @@ class FakeKernels:
         for rows in work:
             assert rows.pos == len(self.memory[rows.slot]), "a token was computed at the wrong position"
             self.memory[rows.slot] += marked(rows.token_ids, lora)
-            assert len(self.memory[rows.slot]) <= self.n_ctx_slot
+            assert len(self.memory[rows.slot]) <= self.room[rows.slot]
             if rows.wants_logits:
                 row = np.zeros(self.n_vocab, np.float32)
                 row[next_token(self.memory[rows.slot])] = 10.0
@@ -89,7 +100,9 @@ class FakeKernels:
         return len(data)
 
     def restore(self, slot: int, source: NDArray[np.uint8]) -> None:
-        self.memory[slot] = source.copy().view(np.int32).tolist()
+        memory = source.copy().view(np.int32).tolist()
+        assert self.can_trim or len(memory) <= self.room[slot]
+        self.memory[slot] = memory[: self.room[slot]]
 
     def piece(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader
-from takeoff.engine.llama.context import LlamaContext
-from takeoff.ipc.messages import Image, Load, Lora, PlacedImage, Submit
+from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.ipc.messages import Image, Load, Lora, PlacedImage, SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
 
@@ -27,11 +27,13 @@ class RealEngine:
         cache_mb: int = 256,
         loras: Sequence[Lora] = (),
         projector: Path | None = None,
+        slot_classes: Sequence[SlotClass] = (),
     ) -> None:
+        slot_classes = slot_classes or (SlotClass(n_slots, n_ctx_slot),)
         load = Load(
             model_path=str(model),
-            n_slots=n_slots,
-            n_ctx_slot=n_ctx_slot,
+            n_slots=sum(slots.n_slots for slots in slot_classes),
+            n_ctx_slot=slot_classes[-1].n_ctx,
             n_batch=2048,
             n_ubatch=512,
             n_threads=2,
@@ -42,8 +44,10 @@ class RealEngine:
             cache_bytes=cache_mb << 20,
             itl_slo_ms=None,
             loras=list(loras),
+            slot_classes=list(slot_classes),
+            parking_bytes=64 << 20,
         )
-        self.kernels = LlamaContext(load, lambda share: None)
+        self.kernels = LlamaKernels(load, lambda share: None)
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)

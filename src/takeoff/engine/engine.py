@@ -1,8 +1,9 @@
 """The step: one call that decodes every running sequence, one that prefills, and what lies between.
 
 Adapters belong to a context of llama.cpp, not to a sequence, so the sequences of each adapter are
-decoded in a call of their own, once in every step; so are those without. Prefill is given out in
-order of admission, to sequences of one adapter in a call.
+decoded in a call of their own, once in every step; so are those without. Slots of another size are
+another context, and so another call, too. Prefill is given out in order of admission, to sequences of
+one adapter in a call.
 
 Owns the sequences, the kernels and the prefix cache; knows no sockets, processes or other threads.
 """
@@ -24,6 +25,7 @@ from takeoff.engine.counters import Counters
 from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.logprobs import OwnLogprobs, of_prompt
+from takeoff.engine.parking import Parking
 from takeoff.engine.prefill_budget import PrefillBudget
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.prefix_sharing import PrefixSharing
@@ -39,6 +41,8 @@ from takeoff.request import FinishReason, SamplingParams, TokenEvent, TokenLogpr
 
 logger = logging.getLogger(__name__)
 
+KEPT_SCRATCH_BYTES = 64 << 20  # of what a move between slots goes through; more is given back
+
 Deliver = Callable[[list[TokenEvent]], None]
 
 
@@ -53,7 +57,10 @@ class Engine:
         self._deliver = deliver
         self._sampler = Sampler(kernels.n_vocab, kernels.eog_token_ids)
         self._eog = frozenset(kernels.eog_token_ids)
-        self._scheduler = Scheduler(kernels.n_slots, max_slice=load.n_ubatch, exact_slices=load.deterministic)
+        self._scheduler = Scheduler(
+            tuple(kernels.slot_classes), max_slice=load.n_ubatch, exact_slices=load.deterministic
+        )
+        self._parking = Parking(self._scheduler, kernels, self.counters, load.parking_bytes)
         self._prefixes = PrefixSharing(
             self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
         )
@@ -68,11 +75,11 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._scheduler.waiting)
+        return self._scheduler.num_waiting
 
     @property
     def is_idle(self) -> bool:
-        return not self._scheduler.running and not self._scheduler.waiting
+        return not self._scheduler.running and not self._scheduler.num_waiting
 
     def submit(
         self, message: Submit, constraint: ConstraintState | None = None, prompt: Prompt | None = None
@@ -131,15 +138,17 @@ class Engine:
         decoding = self._compact()
         if decoding:
             self._decode(decoding)
-        for seq in self._scheduler.admit():
-            seq.queue_s = time.perf_counter() - seq.arrived_at
-            self._prefixes.adopt(seq)
+        for seq, left in self._scheduler.admit():
+            if not self._parking.bring(seq, left):
+                seq.queue_s = time.perf_counter() - seq.arrived_at
+                self._prefixes.adopt(seq)
+        self._parking.make_room()
         for seq in self._scheduler.followers_to_wake():
             self._prefixes.adopt(seq)
         self._prefill(is_decoding=bool(decoding))
 
     def _compact(self) -> list[Sequence]:
-        """Make the decoding sequences own the lowest slots, adapter by adapter; returns them so."""
+        """Make those that decode own the lowest slots of their class, adapter by adapter; returns them so."""
         while (move := self._scheduler.slots.next_move()) is not None:
             with self.counters.timed("move"):
                 self._exchange(move)
@@ -158,7 +167,7 @@ class Engine:
 
     def _decode(self, decoding: list[Sequence]) -> None:
         started = time.perf_counter()
-        for lora, group in groupby(decoding, key=lambda seq: seq.lora):
+        for (_, lora), group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora)):
             seqs = list(group)
             with self.counters.timed("decode", tokens=len(seqs)):
                 logits = self._forward([_rows(Slice(seq, 1)) for seq in seqs], self._load.n_threads, lora)
@@ -280,9 +289,10 @@ class Engine:
         """The state of a sequence in the scratch buffer, valid until the next call."""
         assert seq.slot is not None
         size = self.kernels.snapshot_bytes(seq.slot)
-        if size > len(self._scratch):
-            self._scratch = np.empty(size, np.uint8)
-        return self._scratch[: self.kernels.save(seq.slot, self._scratch)]
+        scratch = self._scratch if size <= len(self._scratch) else np.empty(size, np.uint8)
+        if size <= KEPT_SCRATCH_BYTES:
+            self._scratch = scratch
+        return scratch[: self.kernels.save(seq.slot, scratch)]
 
     def _warm_up(self) -> float:
         """Touch every weight once; returns seconds per prefilled token, the budget's first guess."""

@@ -7,6 +7,7 @@ our scheduling. So it is tried out when a model is loaded, and a promise that ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,32 +39,59 @@ def _check(kernels: Kernels, lora: str | None, what: str, hint: str) -> None:
         [(slot * 977 + place * 131) % kernels.n_vocab for place in range(PROMPT_TOKENS)]
         for slot in range(kernels.n_slots)
     ]
-    broken = _differing_cut(kernels, prompts[0], lora) or _differing_batch(kernels, prompts, lora)
+    broken = _differing_class(kernels, prompts[0], lora)
+    for slots in _classes(kernels):
+        broken = broken or _differing_cut(kernels, slots[0], prompts[slots[0]], lora)
+        broken = broken or _differing_batch(kernels, slots, prompts, lora)
     for slot in range(kernels.n_slots):
         kernels.clear(slot)
     if broken is not None:
         raise ModelError(f"--deterministic can't be kept with {what} on this processor: {broken}", hint=hint)
 
 
-def _differing_cut(kernels: Kernels, prompt: list[int], lora: str | None) -> str | None:
-    whole = _prefill(kernels, 0, [prompt], lora)
+def _classes(kernels: Kernels) -> list[range]:
+    """The slots of each class."""
+    ends = list(accumulate(slots.n_slots for slots in kernels.slot_classes))
+    return [range(start, end) for start, end in pairwise([0, *ends])]
+
+
+def _differing_class(kernels: Kernels, prompt: list[int], lora: str | None) -> str | None:
+    """One prompt, and one token more after a snapshot of the first class's, in slots of each class."""
+    slots = [slots[0] for slots in _classes(kernels)]
+    wholes = [_prefill(kernels, slot, [prompt], lora) for slot in slots]
+    snapshot = np.empty(kernels.snapshot_bytes(0), np.uint8)
+    snapshot = snapshot[: kernels.save(0, snapshot)]
+    after = []
+    for slot in slots:
+        kernels.restore(slot, snapshot)
+        after.append(kernels.forward([Rows(slot, PROMPT_TOKENS, prompt[:1], True)], lora)[0].copy())
+    if all(np.array_equal(row, rows[0]) for rows in (wholes, after) for row in rows):
+        return None
+    return "a sequence gives other logits in a slot of another size"
+
+
+def _differing_cut(kernels: Kernels, slot: int, prompt: list[int], lora: str | None) -> str | None:
+    whole = _prefill(kernels, slot, [prompt], lora)
     for cut in CUTS:
-        if not np.array_equal(_prefill(kernels, 0, [prompt[:cut], prompt[cut:]], lora), whole):
+        if not np.array_equal(_prefill(kernels, slot, [prompt[:cut], prompt[cut:]], lora), whole):
             return f"a prompt gives other logits when it is computed in slices of {cut} and the rest"
     return None
 
 
-def _differing_batch(kernels: Kernels, prompts: list[list[int]], lora: str | None) -> str | None:
-    snapshots, alone = [], []
-    for slot, prompt in enumerate(prompts):
+def _differing_batch(
+    kernels: Kernels, slots: range, prompts: list[list[int]], lora: str | None
+) -> str | None:
+    snapshots, alone = {}, []
+    for slot in slots:
+        prompt = prompts[slot]
         _prefill(kernels, slot, [prompt], lora)
         snapshot = np.empty(kernels.snapshot_bytes(slot), np.uint8)
-        snapshots.append(snapshot[: kernels.save(slot, snapshot)])
+        snapshots[slot] = snapshot[: kernels.save(slot, snapshot)]
         alone.append(kernels.forward([Rows(slot, PROMPT_TOKENS, prompt[:1], True)], lora)[0].copy())
-    for size in (size for size in BATCHES if size <= kernels.n_slots):
-        for slot in range(size):
+    for size in (size for size in BATCHES if size <= len(slots)):
+        for slot in slots[:size]:
             kernels.restore(slot, snapshots[slot])
-        work = [Rows(slot, PROMPT_TOKENS, prompts[slot][:1], True) for slot in range(size)]
+        work = [Rows(slot, PROMPT_TOKENS, prompts[slot][:1], True) for slot in slots[:size]]
         if not np.array_equal(kernels.forward(work, lora), np.stack(alone[:size])):
             return f"a sequence gives other logits beside {size - 1} others than alone"
     return None

@@ -100,9 +100,9 @@ class EngineProcess:
                 engine.fail_running(f"a step of the engine failed: {exc}")
 
     def _make_engine(self, load: Load) -> Engine:
-        from takeoff.engine.llama.context import LlamaContext
+        from takeoff.engine.llama.kernels import LlamaKernels
 
-        kernels = LlamaContext(load, lambda share: self._channel.send(Progress(share)))
+        kernels = LlamaKernels(load, lambda share: self._channel.send(Progress(share)))
         if load.deterministic:
             check_invariance(kernels, [lora.name for lora in load.loras])
         return Engine(load, kernels, lambda events: self._channel.send(Step(events)))

@@ -3,13 +3,21 @@
 Sequences wait in order of arrival, take the lowest free slot, and are prefilled in order of
 admission. A sequence whose prefix another one is about to compute waits for that one: the other is
 ahead of it in this order, so waiting never takes longer than computing the prefix itself would.
+
+There is a line for each class of slots, the shortest that a sequence fits into; so who waits for a long
+slot holds up nobody who wants a short one, and nobody else takes the long one. Who outgrows a slot stands
+in the line for a longer one, at the place of its arrival. Nobody waits for ever: who has one of the longest
+slots goes on to its end, so the first in that line gets one; then those who wait in slots of the next
+shorter class leave them, and so on, and only the older are ever ahead. Of classes with prompts to prefill
+each has its turn.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -17,6 +25,7 @@ from takeoff.engine.llama.rows import ImageTokens
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import SlotTable
+from takeoff.ipc.messages import SlotClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +62,62 @@ class Scheduler:
     result does not depend on how it was cut (deterministic mode).
     """
 
-    def __init__(self, n_slots: int, *, max_slice: int, exact_slices: bool) -> None:
-        self.slots = SlotTable(n_slots)
-        self.waiting: deque[Sequence] = deque()
+    def __init__(self, slot_classes: tuple[SlotClass, ...], *, max_slice: int, exact_slices: bool) -> None:
+        self.slots = SlotTable(slot_classes)
         self.running: list[Sequence] = []  # in order of admission
+        self._lines: list[list[Sequence]] = [[] for _ in slot_classes]  # each in order of arrival
+        self._prefilled = 0  # class of the last prefill
         self._max_slice = max_slice
-        self._max_outputs = n_slots  # rows whose logits one call may want
+        self._max_outputs = sum(slots.n_slots for slots in slot_classes)  # logits that one call may want
         self._exact_slices = exact_slices
 
-    def add(self, seq: Sequence) -> None:
-        self.waiting.append(seq)
+    @property
+    def waiting(self) -> Iterator[Sequence]:
+        """Sequences without a slot."""
+        return chain.from_iterable(self._lines)
 
-    def admit(self) -> Iterator[Sequence]:
-        """Give free slots to waiting sequences; yields each as soon as it runs."""
-        while self.waiting and self.slots.try_acquire(self.waiting[0]):
-            seq = self.waiting.popleft()
-            self.running.append(seq)
-            yield seq
+    @property
+    def num_waiting(self) -> int:
+        return sum(map(len, self._lines))
+
+    def add(self, seq: Sequence) -> None:
+        insort(self._lines[self.slots.class_for(seq)], seq, key=_arrival)
+
+    def admit(self) -> Iterator[tuple[Sequence, int | None]]:
+        """Give free slots to who is first in line; yields each as soon as it has it.
+
+        With it comes the slot that it had before and has outgrown: its state is still there. The longest
+        slots are given out first, so that those left for them are free for others at once.
+        """
+        outgrown = self.outgrown()
+        for number in reversed(range(len(self._lines))):
+            line = self._lines[number]
+            movers = [seq for seq in outgrown if self.slots.class_for(seq) == number]
+            while line or movers:
+                seq = min(line[:1] + movers[:1], key=_arrival)
+                left = seq.slot
+                if not self.slots.try_acquire(seq, number):
+                    break
+                if left is None:
+                    self.running.append(line.pop(0))
+                else:
+                    del movers[0]
+                yield seq, left
+
+    def outgrown(self) -> list[Sequence]:
+        """Those whose slots are full and who can't go on before they have a longer one, the oldest first."""
+        return sorted((seq for seq in self.running if seq.has_outgrown_slot), key=_arrival)
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether somebody without a slot waits for one of this class."""
+        return bool(self._lines[number])
+
+    def park(self, seq: Sequence) -> int:
+        """Put `seq`, which has outgrown its slot, in line without it; returns the slot."""
+        self.running.remove(seq)
+        slot = self.slots.release(seq)
+        self.add(seq)
+        return slot
 
     def find(self, request_id: int) -> Sequence | None:
         """The live sequence of a request."""
@@ -81,7 +129,7 @@ class Scheduler:
     def release(self, seq: Sequence) -> int | None:
         """Forget `seq`; returns the slot that it had, if it ran."""
         if seq.slot is None:
-            self.waiting.remove(seq)
+            self._lines[self.slots.class_for(seq)].remove(seq)
             return None
         self.running.remove(seq)
         return self.slots.release(seq)
@@ -128,13 +176,11 @@ class Scheduler:
     def prefill(self, budget: int) -> list[Slice]:
         """Slices of about `budget` tokens together, given out in order of admission, in slot order.
 
-        All of them are of one adapter, the first one's: a call computes with one adapter. A slice of
-        an image is alone, and so is one that wants the logits of every token.
+        All of them are of one adapter, the first one's: a call computes with one adapter, and in slots of
+        one class. A slice of an image is alone, and so is one that wants the logits of every token.
         """
         slices: list[Slice] = []
-        for seq in self.running:
-            if seq.num_pending_tokens == 1 or seq.leader is not None:
-                continue
+        for seq in self._next_to_prefill():
             if slices and (self._exact_slices or budget < 2):
                 break
             piece = Slice(seq, self._slice_size(seq, budget))
@@ -147,6 +193,16 @@ class Scheduler:
             budget -= piece.size
         position = {seq: place for place, seq in enumerate(self.slots)}
         return sorted(slices, key=lambda piece: position[piece.seq])
+
+    def _next_to_prefill(self) -> list[Sequence]:
+        """Sequences with prompts to compute, of the class whose turn it is, in order of admission."""
+        pending = [seq for seq in self.running if seq.num_pending_tokens > 1 and seq.leader is None]
+        count = len(self._lines)
+        if pending:
+            self._prefilled = min(
+                {seq.slot_class for seq in pending}, key=lambda number: (number - self._prefilled - 1) % count
+            )
+        return [seq for seq in pending if seq.slot_class == self._prefilled]
 
     def _slice_size(self, seq: Sequence, budget: int) -> int:
         """Up to the budget, the next fork point, and the next border of an image.
@@ -164,3 +220,7 @@ class Scheduler:
         if self._exact_slices and pending - size == 1:
             return pending if pending <= max_slice else max(size - 1, 1)
         return size
+
+
+def _arrival(seq: Sequence) -> float:
+    return seq.arrived_at

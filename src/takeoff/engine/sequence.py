@@ -13,6 +13,8 @@ from takeoff.engine.sampler import SamplingState
 from takeoff.engine.text_stream import TextStream
 from takeoff.request import SamplingParams, TokenLogprobs
 
+START_ROOM = 128  # tokens that a sequence can go on for before it may have to move to a longer slot
+
 
 @dataclass(eq=False, slots=True)
 class Sequence:
@@ -31,6 +33,9 @@ class Sequence:
     arrived_at: float  # time.perf_counter() of its submission
     queue_s: float = 0.0  # from arrival to its slot
     slot: int | None = None  # None while waiting
+    slot_class: int = 0  # which of the engine's classes the slot is of
+    slot_tokens: int = 0  # that the slot holds
+    parked: NDArray[np.uint8] | None = None  # snapshot of its slot, while it waits for a longer one
     num_computed_tokens: int = 0  # tokens whose keys and values are in the slot
     num_cached_tokens: int = 0  # of those, taken from another sequence's work
     leader: Sequence | None = None  # is computing our prefix right now: wait for it
@@ -51,7 +56,23 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.slot is not None and self.num_pending_tokens == 1
+        return self.slot is not None and self.num_pending_tokens == 1 and not self.has_outgrown_slot
+
+    @property
+    def has_outgrown_slot(self) -> bool:
+        """Whether its slot has no room for the next token."""
+        return self.slot is not None and self.num_computed_tokens >= self.slot_tokens
+
+    @property
+    def num_wanted_tokens(self) -> int:
+        """What a slot should hold: the tokens there are, and a little of what may come.
+
+        Not all that may come: most texts end long before they must, and one that does not can move.
+        """
+        wanted = len(self.token_ids) + START_ROOM
+        if self.params.max_new_tokens is not None:  # of the last token nothing is computed
+            wanted = min(wanted, self.num_prompt_tokens + self.params.max_new_tokens - 1)
+        return max(wanted, len(self.token_ids))
 
     @property
     def num_completion_tokens(self) -> int:

@@ -36,12 +36,19 @@ class Lora(msgspec.Struct, frozen=True, array_like=True):
     scale: float = 1.0  # of its effect: 1 as it was trained
 
 
+class SlotClass(msgspec.Struct, frozen=True, array_like=True):
+    """Slots of one size: a context of llama.cpp."""
+
+    n_slots: int
+    n_ctx: int  # tokens that each of them holds
+
+
 class Load(Message, frozen=True):
     """The first message to an engine. Everything in it was decided by the memory plan."""
 
     model_path: str
-    n_slots: int
-    n_ctx_slot: int  # tokens one sequence can hold
+    n_slots: int  # of all classes
+    n_ctx_slot: int  # tokens one sequence can hold, in the longest slots
     n_batch: int
     n_ubatch: int
     n_threads: int
@@ -54,6 +61,13 @@ class Load(Message, frozen=True):
     turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
     loras: list[Lora] = []  # names differ
     projector_path: str | None = None  # makes tokens of images; None: the model reads no images
+    slot_classes: list[SlotClass] = []  # together `n_slots`, the shortest first; empty: all are alike
+    parking_bytes: int = 0  # for sequences that have outgrown their slot and wait for a longer one
+
+    @property
+    def classes(self) -> tuple[SlotClass, ...]:
+        """The slots by their size, the shortest first."""
+        return tuple(self.slot_classes) or (SlotClass(self.n_slots, self.n_ctx_slot),)
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True, weakref=True):

@@ -1,7 +1,7 @@
-"""One loaded model and its KV cache: llama.cpp's C API as the engine uses it.
+"""The KV cache of some slots, and computing in them: a context of llama.cpp as the engine uses it.
 
-The only owner of C pointers in the engine. One KV stream per slot (`kv_unified = false`); every
-return code becomes an error or a result here, nothing of ctypes leaves this module.
+One KV stream per slot (`kv_unified = false`), all of one size; every return code becomes an error or a
+result here, nothing of ctypes leaves this module.
 
 Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
 """
@@ -9,56 +9,41 @@ Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import numpy as np
-from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
-from takeoff.engine.llama.adapters import Adapters
-from takeoff.engine.llama.library import load_model
-from takeoff.engine.llama.projector import MtmdProjector
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.rows import Rows
-from takeoff.engine.llama.vocabulary import token_to_piece, tokenize
+from takeoff.engine.llama.snapshots import fitting
 from takeoff.errors import EngineFailed, ModelError
-from takeoff.ipc.messages import Load
-from takeoff.models.guidance import guidance_tokenizer
+from takeoff.ipc.messages import Load, SlotClass
 
 
 class LlamaContext:
-    """A model, its vocabulary and `n_slots` KV streams of `n_ctx_slot` tokens.
+    """Slots `first_slot` ... `first_slot + n_slots - 1` of an engine, of `n_ctx` tokens each.
 
-    Not thread-safe: one thread calls it. `close` is idempotent.
+    Not thread-safe: one thread calls it. `close` is idempotent, and comes before the model's.
     """
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
-        """Map the weights and reserve every buffer.
+    def __init__(self, model: LlamaModel, load: Load, slots: SlotClass, first_slot: int) -> None:
+        """Reserve every buffer.
 
         Raises:
-            ModelError: llama.cpp refused a file, or memory for the context was not to be had.
+            ModelError: memory for the context was not to be had.
         """
-        self._model = self._context = None
-        self._projector: MtmdProjector | None = None
-        self._uses_gpu, self._n_ubatch = load.n_gpu_layers > 0, load.n_ubatch
-        self._model = load_model(load.model_path, n_gpu_layers=load.n_gpu_layers, on_progress=on_progress)
-        self._adapters = Adapters(self._model, load.loras)
-        self._context = _make_context(self._model, load)
+        assert model.pointer is not None, "closed"
+        self._model = model
+        self._context: C.llama_context_p | None = _make_context(model.pointer, load, slots)
         self._memory = C.llama_get_memory(self._context)
-        self._vocab = C.llama_model_get_vocab(self._model)
-        self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
-        self.n_slots = load.n_slots
-        self.n_ctx_slot: int = C.llama_n_ctx_seq(self._context)
-        self.can_trim = not (
-            C.llama_model_n_swa(self._model) > 0
-            or C.llama_model_is_recurrent(self._model)
-            or C.llama_model_is_hybrid(self._model)
-        )
-        self.eog_token_ids = [t for t in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, t)]
-        self._pieces: dict[int, bytes] = {}
-        self._batch = _Batch(load.n_batch)
+        self._lora: str | None = None
+        self.first_slot = first_slot
+        self.n_slots = slots.n_slots
+        self.n_ctx: int = C.llama_n_ctx_seq(self._context)
+        self._batch = _Batch(load.n_batch, first_slot)
 
     def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
         """Compute `work` with one adapter or none, in one call; the GIL is released for the whole of it.
@@ -68,14 +53,17 @@ class LlamaContext:
 
         Returns:
             [outputs of all work items, n_vocab] float32, in the order of `work`;
-            llama.cpp's own memory: may be modified, valid until the next call.
+            llama.cpp's own memory: may be modified, valid until the next call of this context.
 
         Raises:
             EngineFailed: any non-zero code. Part of `work` may be in the cache: drop its slots.
 
         Source: comment on llama_decode, include/llama.h.
         """
-        self._adapters.use(self._context, lora)
+        assert self._context is not None, "closed"
+        if lora != self._lora:
+            self._model.adapters.apply(self._context, lora)
+            self._lora = lora
         num_outputs = self._batch.fill(work)
         image = work[0].image
         if image is not None and image.sees_itself:
@@ -87,9 +75,9 @@ class LlamaContext:
             raise EngineFailed(f"llama_decode returned {code} for {self._batch.struct.n_tokens} tokens")
         if num_outputs == 0:
             C.llama_synchronize(self._context)
-            return np.empty((0, self.n_vocab), np.float32)
+            return np.empty((0, self._model.n_vocab), np.float32)
         logits = C.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(logits, shape=(num_outputs, self.n_vocab))
+        return np.ctypeslib.as_array(logits, shape=(num_outputs, self._model.n_vocab))
 
     def set_threads(self, n_threads: int) -> None:
         """Threads of the next calls, whatever their size."""
@@ -97,7 +85,7 @@ class LlamaContext:
 
     def clear(self, slot: int) -> None:
         """Forget everything in `slot`."""
-        C.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        C.llama_memory_seq_rm(self._memory, slot - self.first_slot, -1, -1)
 
     def trim(self, slot: int, length: int) -> None:
         """Keep the first `length` tokens of `slot`.
@@ -105,12 +93,12 @@ class LlamaContext:
         Raises:
             EngineFailed: this model's cache can't be trimmed there; the slot must be cleared.
         """
-        if not C.llama_memory_seq_rm(self._memory, slot, length, -1):
+        if not C.llama_memory_seq_rm(self._memory, slot - self.first_slot, length, -1):
             raise EngineFailed(f"slot {slot} can't be trimmed to {length} tokens")
 
     def snapshot_bytes(self, slot: int) -> int:
         """Size of the snapshot that `save` would write now."""
-        return int(C.llama_state_seq_get_size(self._context, slot))
+        return int(C.llama_state_seq_get_size(self._context, slot - self.first_slot))
 
     def save(self, slot: int, target: NDArray[np.uint8]) -> int:
         """Copy the state of `slot` into `target`; returns the bytes written.
@@ -118,7 +106,8 @@ class LlamaContext:
         Raises:
             EngineFailed: `target` is too small.
         """
-        written = C.llama_state_seq_get_data(self._context, _bytes_pointer(target), target.nbytes, slot)
+        stream = slot - self.first_slot
+        written = C.llama_state_seq_get_data(self._context, _bytes_pointer(target), target.nbytes, stream)
         if written == 0:
             raise EngineFailed(f"no snapshot of slot {slot} in {target.nbytes} bytes")
         return int(written)
@@ -126,53 +115,27 @@ class LlamaContext:
     def restore(self, slot: int, source: NDArray[np.uint8]) -> None:
         """Make `slot` what `source` was when it was saved; what was in it is gone.
 
+        `source` may be of a context of other slots. Of tokens that don't fit the first are restored.
+
         Raises:
-            EngineFailed: not a snapshot of this context; the slot must be cleared.
+            EngineFailed: not a snapshot of this model; the slot must be cleared.
         """
-        if C.llama_state_seq_set_data(self._context, _bytes_pointer(source), source.nbytes, slot) == 0:
+        data = fitting(source, n_streams=self.n_slots, max_cells=self.n_ctx)
+        stream = slot - self.first_slot
+        if C.llama_state_seq_set_data(self._context, _bytes_pointer(data), data.nbytes, stream) == 0:
             raise EngineFailed(f"a snapshot of {source.nbytes} bytes could not be restored into slot {slot}")
 
-    def piece(self, token_id: int) -> bytes:
-        """The bytes that one token stands for; control tokens stand for none."""
-        piece = self._pieces.get(token_id)
-        if piece is None:
-            piece = self._pieces[token_id] = token_to_piece(self._vocab, token_id)
-        return piece
-
-    def constraint_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
-        pieces = [token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
-        return guidance_tokenizer(
-            pieces, self.eog_token_ids, partial(tokenize, self._vocab, add_special=False)
-        )
-
-    def open_projector(self, path: str, *, n_threads: int) -> MtmdProjector:
-        """The projector that makes vectors of images for this model; to be closed before the model.
-
-        Raises:
-            ModelError: see `MtmdProjector`.
-        """
-        assert self._model is not None, "closed"
-        self._projector = MtmdProjector(
-            path, self._model, n_threads=n_threads, use_gpu=self._uses_gpu, max_whole=self._n_ubatch
-        )
-        return self._projector
-
     def close(self) -> None:
-        if self._projector is not None:
-            self._projector.close()
         if self._context is not None:
             C.llama_free(self._context)
             self._context = None
-        if self._model is not None:
-            C.llama_model_free(self._model)
-            self._model = None
 
 
 class _Batch:
     """A llama_batch over numpy arrays, so that filling it costs no Python per token."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, first_slot: int) -> None:
+        self._first_slot = first_slot
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity, np.int32)
         self._num_slots = np.ones(capacity, np.int32)
@@ -209,7 +172,7 @@ class _Batch:
             if image is None:
                 self._tokens[start:end] = rows.token_ids
             self._positions[start:end] = np.arange(rows.pos, rows.pos + end - start)
-            self._slots[start:end] = rows.slot
+            self._slots[start:end] = rows.slot - self._first_slot
             self._wanted[start:end] = 0
             self._wanted[end - rows.num_outputs : end] = 1
             num_outputs += rows.num_outputs
@@ -218,10 +181,10 @@ class _Batch:
         return num_outputs
 
 
-def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
+def _make_context(model: C.llama_model_p, load: Load, slots: SlotClass) -> C.llama_context_p:
     params = C.llama_context_default_params()
-    params.n_ctx = load.n_slots * load.n_ctx_slot
-    params.n_seq_max = load.n_slots
+    params.n_ctx = slots.n_slots * slots.n_ctx
+    params.n_seq_max = slots.n_slots
     params.n_batch, params.n_ubatch = load.n_batch, load.n_ubatch
     params.n_outputs_max = load.n_slots  # of one token of each slot, or of so many of a single one
     params.n_threads = params.n_threads_batch = load.n_threads
@@ -231,9 +194,8 @@ def _make_context(model: C.llama_model_p, load: Load) -> C.llama_context_p:
     params.no_perf = True
     context: C.llama_context_p | None = C.llama_init_from_model(model, params)
     if not context:
-        C.llama_model_free(model)
         raise ModelError(
-            f"no context of {load.n_slots} slots of {load.n_ctx_slot} tokens could be made",
+            f"no context of {slots.n_slots} slots of {slots.n_ctx} tokens could be made",
             hint="lower --max-slots or --context",
         )
     return context

@@ -10,7 +10,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
-from takeoff.ipc.messages import Image
+from takeoff.ipc.messages import Image, SlotClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,15 @@ class Projector(Protocol):
 
 
 class Kernels(Protocol):
-    """The one seam below the scheduler: `LlamaContext`, or a fake in tests of policy.
+    """The one seam below the scheduler: `LlamaKernels`, or a fake in tests of policy.
 
-    The methods are documented at `LlamaContext`.
+    The methods are documented at `LlamaKernels`.
     """
 
     n_vocab: int
     n_slots: int
-    n_ctx_slot: int
+    n_ctx_slot: int  # of the longest slots
+    slot_classes: tuple[SlotClass, ...]  # the shortest first; slots are numbered in this order
     can_trim: bool
     eog_token_ids: list[int]
 
