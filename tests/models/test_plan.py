@@ -50,23 +50,67 @@ def test_the_plan_of_the_default_model_by_hand() -> None:
     assert any("32 slots of 2048 tokens" in line for line in plan.lines())
 
 
-def test_little_memory_takes_context_first_and_then_slots() -> None:
+def test_little_memory_takes_length_first_then_slots_and_context_last() -> None:
     roomy = make_plan(model(), Settings(), machine(24 * GB))
     tight = make_plan(model(), Settings(), machine(4 * GB))
+    tighter = make_plan(model(), Settings(), machine(3 * GB))
     least = make_plan(model(), Settings(), machine(1.8 * GB))
-    assert tight.n_slots == roomy.n_slots
-    assert tight.n_ctx_slot < roomy.n_ctx_slot
-    assert least.n_slots < roomy.n_slots
+    assert roomy.slots == ((16, 2048), (4, 8192))
+    assert tight.slots == ((16, 1024), (2, 8192))
+    assert tighter.slots == ((8, 1024), (1, 8192))
+    assert least.slots == ((1, 2048),)
     assert all(plan.total_bytes <= plan.available_bytes / 2 for plan in (roomy, tight))
     assert least.fits
 
 
 def test_what_was_named_is_kept_or_refused_with_the_numbers_and_a_setting_that_fits() -> None:
     with pytest.raises(PlanError) as refused:
-        make_plan(model(), Settings(max_slots=64, context=8192), machine(4 * GB))
+        make_plan(model(), Settings(max_slots=64, context=8192), machine(1.5 * GB))
     assert "64 slots of 8192 tokens" in refused.value.message
-    assert "4,000 MB" in refused.value.message
+    assert "1,500 MB" in refused.value.message
     assert "--max-slots" in str(refused.value.hint)
+
+
+def test_by_default_a_request_may_be_as_long_as_the_model_can_at_no_more_memory() -> None:
+    plan = make_plan(model(), Settings(), machine(24 * GB))
+    alike = make_plan(model(), Settings(long_slots=0), machine(24 * GB))
+    assert (plan.n_slots, plan.n_ctx_slot) == (16, 8192)
+    assert (alike.n_slots, alike.n_ctx_slot) == (16, 4096)
+    assert plan.kv_bytes == alike.kv_bytes == 16 * 4096 * 30 * 3 * (64 + 64) * 2
+    assert plan.total_bytes < 1.02 * alike.total_bytes
+    assert any("16 slots of 2048 tokens, 4 of 8192" in line for line in plan.lines())
+    assert plan.cache_bytes + plan.parking_bytes == alike.cache_bytes == 512 << 20
+    assert plan.parking_bytes == 128 << 20
+
+
+def test_slots_that_would_all_fit_are_all_as_long_as_was_asked() -> None:
+    assert make_plan(model(), Settings(context=8192), machine(24 * GB)).slots == ((16, 8192),)
+    assert make_plan(model(), Settings(context=8192), machine(4 * GB)).slots == ((16, 1024), (2, 8192))
+    assert make_plan(model(), Settings(context=2048), machine(4 * GB)).slots == ((16, 2048),)
+
+
+def test_long_slots_are_as_many_as_was_said_beside_the_short_ones() -> None:
+    wanted = Settings(max_slots=64, long_slots=2, memory_gb=3)
+    assert make_plan(model(), wanted, machine(24 * GB)).slots == ((64, 1024), (2, 8192))
+    less = Settings(max_slots=64, long_slots=2, memory_gb=2.1)
+    assert make_plan(model(), less, machine(24 * GB)).slots == ((64, 512), (2, 8192))
+    with pytest.raises(PlanError, match="64 slots of 2048 tokens, 2 of 8192 needs"):
+        make_plan(model(), Settings(max_slots=64, long_slots=2, memory_gb=1), machine(24 * GB))
+
+
+def test_a_context_of_each_length_has_buffers_of_its_own() -> None:
+    plan = make_plan(model(), Settings(long_slots=4, max_slots=16), machine(24 * GB))
+    both = [4 * 512 * (4 * 576 + 2 * 1536) + 2 * size * 512 + 2 * 4 * 20 * 49_152 for _, size in plan.slots]
+    assert plan.compute_bytes == sum(both)
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_has_slots_of_one_length() -> None:
+    recurrent = model()
+    recurrent.metadata["llama.ssm.state_size"] = 16
+    assert make_plan(recurrent, Settings(), machine(24 * GB)).slots == ((16, 4096),)
+    with pytest.raises(PlanError, match="--long-slots 2: the state of this model can't move") as refused:
+        make_plan(recurrent, Settings(long_slots=2), machine(24 * GB))
+    assert refused.value.hint == "--long-slots 0"
 
 
 def test_a_model_larger_than_the_machine_is_refused_with_the_catalogue() -> None:

@@ -31,6 +31,8 @@ MAX_NESTING = 2
 FLOAT32 = 6  # in GgufFile.kinds
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# Parts of keys: recurrent states, compressed keys, positions in two dimensions.
+_OTHER_MEMORY = (".ssm.", ".wkv", ".shortconv.", ".kv_lora_rank", ".rope.dimension_sections")
 _OTHER_FORMATS = {b"PK\x03\x04": "a zip archive", b"\x80\x02": "a Python pickle", b"ggjt": "a model of 2023"}
 
 
@@ -118,6 +120,11 @@ class GgufFile:
     def sliding_window(self) -> int:
         """Tokens that the sliding layers look back; 0 where no layer slides."""
         return self._first("attention.sliding_window", 0)
+
+    @property
+    def has_plain_cache(self) -> bool:
+        """Whether all it remembers of a text are keys and values of each token, and its place."""
+        return not any(name in key for key in self.metadata for name in _OTHER_MEMORY)
 
     @property
     def n_vocab(self) -> int:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile
 from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
 from takeoff.models.projector import ProjectorFile
+from takeoff.models.slot_layout import Layout, Wish, layouts, padded, told
 from takeoff.settings import ReaderSettings
 
-DEFAULT_SLOTS = 16
-DEFAULT_CONTEXT = 4_096
-LEAST_CONTEXT = 2_048  # by default slots are given up before context falls below this
 KV_ELEMENT_BYTES = 2  # f16
-CONTEXT_STEP = 256  # llama.cpp pads the context of a sequence to this (llama-context.cpp, GGML_PAD)
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
 IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
+PARKING_SHARE = 4  # at most one part in so many of the snapshots is of sequences between their slots
 
 # Every n-th layer of these looks at the whole context, the others slide.
 _FULL_LAYER_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5}
@@ -29,8 +28,7 @@ _FULL_LAYER_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5}
 class Plan:
     """What the engine will be told, and what it will take. Sizes in bytes."""
 
-    n_slots: int
-    n_ctx_slot: int
+    slots: Layout
     n_batch: int
     n_ubatch: int
     n_threads: int
@@ -41,6 +39,7 @@ class Plan:
     kv_bytes: int
     compute_bytes: int
     cache_bytes: int
+    parking_bytes: int
     process_bytes: int
     available_bytes: int
     lora_bytes: int = 0
@@ -49,7 +48,18 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         weights_bytes = self.weights_bytes + self.lora_bytes + self.projector_bytes
-        return weights_bytes + self.kv_bytes + self.compute_bytes + self.cache_bytes + self.process_bytes
+        snapshots_bytes = self.cache_bytes + self.parking_bytes
+        return weights_bytes + self.kv_bytes + self.compute_bytes + snapshots_bytes + self.process_bytes
+
+    @property
+    def n_slots(self) -> int:
+        """Sequences decoded together, beside those in long slots if there are some."""
+        return self.slots[0].num_slots
+
+    @property
+    def n_ctx_slot(self) -> int:
+        """Tokens that one sequence can hold."""
+        return self.slots[-1].context
 
     @property
     def fits(self) -> bool:
@@ -58,14 +68,16 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
         loras = [f"adapters       {megabytes(self.lora_bytes)}"] if self.lora_bytes else []
+        parking = [f"between slots  {megabytes(self.parking_bytes)}   at most"] if self.parking_bytes else []
         projector = [f"images         {megabytes(self.projector_bytes)}"] if self.projector_bytes else []
         return [
             f"weights        {megabytes(self.weights_bytes)}",
             *loras,
             *projector,
-            f"KV cache       {megabytes(self.kv_bytes)}   {self.n_slots} slots of {self.n_ctx_slot} tokens",
+            f"KV cache       {megabytes(self.kv_bytes)}   {told(self.slots)}",
             f"buffers        {megabytes(self.compute_bytes)}",
             f"prefix cache   {megabytes(self.cache_bytes)}   at most",
+            *parking,
             f"processes      {megabytes(self.process_bytes)}",
             together(self.total_bytes, self.available_bytes),
         ]
@@ -113,50 +125,57 @@ def make_plan(
     """
     available = plannable_bytes(settings, machine)
     check_context(settings, model.context_length)
-    slots = settings.max_slots or DEFAULT_SLOTS
-    context = _padded(min(settings.context or DEFAULT_CONTEXT, max(model.context_length, 64)))
-    plan = replace(
-        _plan(model, settings, machine, slots, context, available),
+    if settings.long_slots and not model.has_plain_cache:
+        raise PlanError(
+            f"--long-slots {settings.long_slots}: the state of this model can't move between slots",
+            hint="--long-slots 0",
+        )
+    beside = partial(
+        replace,
         lora_bytes=sum(lora.num_bytes for lora in loras),
         projector_bytes=_projector_bytes(projector),
     )
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
-    smaller = _shrink(plan, model, settings, machine, limit)
-    if smaller.fits:
-        return smaller
-    raise _refusal(plan, model, settings, machine)
-
-
-def _shrink(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Machine, limit: int) -> Plan:
-    """The largest plan within `limit` that changes nothing the user named: first context, then slots."""
-    while plan.total_bytes > limit:
-        if settings.context is None and plan.n_ctx_slot > LEAST_CONTEXT:
-            context, slots = _padded(plan.n_ctx_slot // 2), plan.n_slots
-        elif settings.max_slots is None and plan.n_slots > 1:
-            context, slots = plan.n_ctx_slot, plan.n_slots // 2
-        else:
-            return plan
-        plan = replace(
-            _plan(model, settings, machine, slots, context, plan.available_bytes),
-            lora_bytes=plan.lora_bytes,
-            projector_bytes=plan.projector_bytes,
-        )
-    return plan
-
-
-def _refusal(plan: Plan, model: GgufFile, settings: ReaderSettings, machine: Machine) -> PlanError:
-    """All the numbers, and the largest setting that fits, tried."""
-    free = settings.model_copy(update={"max_slots": None, "context": None, "prefix_cache_mb": 0})
-    smallest = _shrink(replace(plan, cache_bytes=0), model, free, machine, plan.available_bytes)
-    hint = "no setting fits: choose a smaller model (takeoff models --available)"
+    plans = (
+        beside(_plan(model, settings, machine, layout, available)) for layout in _layouts(model, settings)
+    )
+    plan = smallest = next(plans)
+    while smallest.total_bytes > limit and (smaller := next(plans, None)) is not None:
+        smallest = smaller
     if smallest.fits:
-        hint = f"--max-slots {smallest.n_slots} --context {smallest.n_ctx_slot} --prefix-cache-mb 0 would fit"
+        return smallest
+    raise _refusal(plan, model, settings, machine, beside)
+
+
+def _layouts(model: GgufFile, settings: ReaderSettings) -> Iterator[Layout]:
+    most = max(model.context_length, 64)
+    long_slots = settings.long_slots if model.has_plain_cache else 0
+    return layouts(Wish(settings.max_slots, settings.context, long_slots, most))
+
+
+def _refusal(
+    plan: Plan,
+    model: GgufFile,
+    settings: ReaderSettings,
+    machine: Machine,
+    beside: Callable[[Plan], Plan],
+) -> PlanError:
+    """All the numbers, and the largest setting that fits, tried."""
+    free = settings.model_copy(
+        update={"max_slots": None, "context": None, "long_slots": 0, "prefix_cache_mb": 0}
+    )
+    layouts = _layouts(model, free)
+    plans = (beside(_plan(model, free, machine, layout, plan.available_bytes)) for layout in layouts)
+    fitting = next((each for each in plans if each.fits), None)
+    hint = "no setting fits: choose a smaller model (takeoff models --available)"
+    if fitting is not None:
+        hint = f"--max-slots {fitting.n_slots} --context {fitting.n_ctx_slot} --prefix-cache-mb 0 would fit"
     needed, weights, kv, there = (
         megabytes(size).strip()
         for size in (plan.total_bytes, plan.weights_bytes, plan.kv_bytes, plan.available_bytes)
     )
     return PlanError(
-        f"{model.name} with {plan.n_slots} slots of {plan.n_ctx_slot} tokens needs {needed} "
+        f"{model.name} with {told(plan.slots)} needs {needed} "
         f"(weights {weights}, KV cache {kv}), and there are {there}",
         hint=hint,
     )
@@ -166,8 +185,7 @@ def _plan(
     model: GgufFile,
     settings: ReaderSettings,
     machine: Machine,
-    slots: int,
-    context: int,
+    slots: Layout,
     available: int,
 ) -> Plan:
     if settings.deterministic and settings.flash_attention == "on":
@@ -175,19 +193,30 @@ def _plan(
     flash_attention = settings.flash_attention != "off" and not settings.deterministic
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
+    count = sum(each.num_slots for each in slots)
+    cache_bytes = settings.prefix_cache_mb << 20
+    parking_bytes = 0
+    if len(slots) > 1:
+        parking_bytes = min(
+            sum(each.num_slots for each in slots[1:]) * _kv_bytes(model, 1, slots[0].context, ubatch),
+            cache_bytes // PARKING_SHARE,
+        )
     return Plan(
-        n_slots=slots,
-        n_ctx_slot=context,
-        n_batch=max(settings.batch, 2 * slots),
+        slots=slots,
+        n_batch=max(settings.batch, 2 * count),
         n_ubatch=ubatch,
         n_threads=threads,
         n_threads_prefill=settings.threads_prefill or threads,
         n_gpu_layers=gpu_layers(model, settings, machine),
         flash_attention=flash_attention,
         weights_bytes=model.tensor_bytes + model.repacked_bytes,
-        kv_bytes=_kv_bytes(model, slots, context, ubatch),
-        compute_bytes=_compute_bytes(model, slots, context, ubatch, flash_attention=flash_attention),
-        cache_bytes=settings.prefix_cache_mb << 20,
+        kv_bytes=sum(_kv_bytes(model, each.num_slots, each.context, ubatch) for each in slots),
+        compute_bytes=sum(
+            _compute_bytes(model, count, each.context, ubatch, flash_attention=flash_attention)
+            for each in slots
+        ),
+        cache_bytes=cache_bytes - parking_bytes,
+        parking_bytes=parking_bytes,
         process_bytes=PROCESS_BYTES,
         available_bytes=available,
     )
@@ -227,18 +256,17 @@ def _kv_bytes(model: GgufFile, slots: int, context: int, ubatch: int) -> int:
     per_cell = model.n_kv_heads * (model.key_length + model.value_length) * KV_ELEMENT_BYTES
     every = _FULL_LAYER_EVERY.get(model.architecture)
     full = model.n_layers if every is None or not model.sliding_window else model.n_layers // every
-    window = min(context, _padded(model.sliding_window + ubatch))
+    window = min(context, padded(model.sliding_window + ubatch))
     return slots * per_cell * (full * context + (model.n_layers - full) * window)
 
 
 def _compute_bytes(model: GgufFile, slots: int, context: int, ubatch: int, *, flash_attention: bool) -> int:
-    """Activations of a micro-batch, attention masks and logits, twice (compute and output buffer)."""
+    """Activations of a micro-batch, attention masks and logits, twice (compute and output buffer).
+
+    Each context has its own, and room for the logits of a token of every slot.
+    """
     activations = 4 * ubatch * (4 * model.n_embd + 2 * model.n_ff)
     masks = 2 * context * ubatch
     logits = 4 * slots * model.n_vocab
     scores = 0 if flash_attention else 4 * model.n_heads * context * ubatch
     return activations + masks + scores + 2 * logits
-
-
-def _padded(tokens: int) -> int:
-    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP

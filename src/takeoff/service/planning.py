@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from takeoff.errors import ModelError
-from takeoff.ipc.messages import Load, LoadEncoder, Lora
+from takeoff.ipc.messages import Load, LoadEncoder, Lora, SlotClass
 from takeoff.models.encoder import EncoderModel, read_encoder
 from takeoff.models.encoder_plan import EncoderPlan, make_encoder_plan
 from takeoff.models.gguf import GgufFile, read_gguf
@@ -129,7 +129,7 @@ def _plan_generator(
     plan = make_plan(gguf, settings, machine, loras=list(loras.values()), projector=projector)
     load = Load(
         model_path=str(model.path),
-        n_slots=plan.n_slots,
+        n_slots=sum(slots.num_slots for slots in plan.slots),
         n_ctx_slot=plan.n_ctx_slot,
         n_batch=plan.n_batch,
         n_ubatch=plan.n_ubatch,
@@ -142,6 +142,8 @@ def _plan_generator(
         itl_slo_ms=settings.itl_slo_ms,
         loras=[Lora(name, str(lora.path)) for name, lora in loras.items()],
         projector_path=None if projector is None else str(projector.path),
+        slot_classes=[SlotClass(*slots) for slots in plan.slots],
+        parking_bytes=plan.parking_bytes,
     )
     return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
 

@@ -74,11 +74,19 @@ class ReaderSettings(BaseModel):
         le=256,
         description="Sequences decoded together; more: throughput and ITL up; default: 16 if they fit",
     )
+    long_slots: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="Of the slots that hold the whole `context` so many, beside `max_slots` short ones; "
+        "0: all slots hold it; default: by the memory there is",
+    )
     context: Context = Field(
         None,
         ge=64,
         le=10_000_000,
-        description="Tokens one sequence can hold, prompt and completion; default or 0: 4096 if they fit",
+        description="Tokens one sequence can hold, prompt and completion; default or 0: the model's, "
+        "if they fit",
     )
     memory_gb: float | None = Field(
         None, gt=0, le=100_000, description="Memory the server may plan with; default: what is free"
