@@ -13,6 +13,7 @@ from tests.engine.fake_kernels import EOG, FakeKernels, expected_completion
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageSpan, Prompt
 from takeoff.engine.llama.rows import ImageTokens
+from takeoff.errors import EngineFailed
 from takeoff.ipc.messages import Load, SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -206,6 +207,50 @@ def test_a_cache_of_a_few_snapshots_evicts_and_stays_right() -> None:
     run.finish()
     for i in range(40):
         assert run.completion(i) == expected_completion(prompt_of(80, seed=i % 7) + prompt_of(5, seed=i), 8)
+
+
+def test_a_snapshot_that_the_kernels_refuse_is_forgotten_and_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, prompt = Run(), prompt_of(100)
+    run.submit(1, prompt)
+    run.finish()
+
+    def refuse(slot: int, source: object) -> None:
+        run.kernels.memory[slot] = [1, 2, 3]  # nobody knows what the slot holds
+        raise EngineFailed("not a snapshot of this context")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.kernels, "restore", refuse)
+        run.submit(2, prompt)
+        run.finish()
+    run.submit(3, prompt)
+    run.finish()
+    assert run.completion(2) == run.completion(3) == expected_completion(prompt, 8)
+    assert [run.events[number][0].cached_tokens for number in (2, 3)] == [0, 99]
+
+
+def test_what_is_missed_is_counted_in_prompts_and_tokens() -> None:
+    run = Run(1)
+    common = prompt_of(160)
+    run.submit(1, common, tenant="a")
+    run.submit(2, common + [150] * 40, tenant="a")
+    run.submit(3, common, tenant="b")
+    run.submit(4, prompt_of(9, seed=2), tenant="b")
+    run.finish()
+    sums = run.engine.counters.snapshot()
+    counts = {name: sum for name, sum in sums.items() if name.startswith(("cache_missed", "cache_diverged"))}
+    assert counts == {
+        "cache_missed_diverged": 2,
+        "cache_missed_diverged_tokens": 159 + 39 + 15,
+        "cache_diverged_16": 1,
+        "cache_diverged_256": 1,
+        "cache_missed_other_tenant": 1,
+        "cache_missed_other_tenant_tokens": 144,
+        "cache_missed_short": 1,
+        "cache_missed_short_tokens": 8,
+    }
+    assert (sums["cache_lookups"], sums["cache_hits"]) == (4, 1)
 
 
 def test_a_model_that_cannot_be_trimmed_reuses_exact_snapshots_only() -> None:

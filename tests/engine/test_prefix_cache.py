@@ -12,16 +12,32 @@ def ids(*parts: range) -> NDArray[np.int32]:
     return np.concatenate([np.array(part, np.int32) for part in parts])
 
 
-def make_cache(num_snapshots: int = 8, *, can_trim: bool = True) -> PrefixCache:
-    return PrefixCache(Arena(num_snapshots * ALIGNMENT_BYTES), can_trim=can_trim)
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_cache(num_pages: int = 8, *, can_trim: bool = True, clock: Clock | None = None) -> PrefixCache:
+    return PrefixCache(Arena(num_pages * ALIGNMENT_BYTES), can_trim=can_trim, clock=clock or Clock())
 
 
 EVERYONE = Scope("")
 
 
-def keep(cache: PrefixCache, token_ids: NDArray[np.int32], scope: Scope = EVERYONE) -> None:
-    entry = cache.reserve(scope, token_ids, ALIGNMENT_BYTES)
+def keep(
+    cache: PrefixCache, token_ids: NDArray[np.int32], scope: Scope = EVERYONE, num_pages: int = 1
+) -> None:
+    entry = cache.reserve(scope, token_ids, num_pages * ALIGNMENT_BYTES)
     assert entry is not None
+
+
+def want(cache: PrefixCache, token_ids: NDArray[np.int32]) -> None:
+    match = cache.find(EVERYONE, token_ids)
+    assert match is not None
+    cache.use(match)
 
 
 def test_common_length_counts_leading_equal_tokens() -> None:
@@ -75,14 +91,62 @@ def test_a_longer_snapshot_replaces_the_shorter_ones_it_begins_with() -> None:
     assert cache.covers(EVERYONE, ids(range(50)))
 
 
-def test_the_snapshot_used_longest_ago_is_evicted_first() -> None:
-    cache = make_cache(2)
-    keep(cache, ids(range(50)))
-    keep(cache, ids(range(100, 150)))
-    assert cache.find(EVERYONE, ids(range(50))) is not None
+def test_the_snapshot_wanted_longest_ago_is_evicted_first() -> None:
+    clock = Clock()
+    cache = make_cache(2, clock=clock)
+    for start in (0, 100):
+        keep(cache, ids(range(start, start + 50)))
+        clock.now += 1
+    want(cache, ids(range(50)))
     keep(cache, ids(range(200, 250)))
     assert cache.find(EVERYONE, ids(range(50))) is not None
     assert cache.find(EVERYONE, ids(range(100, 150))) is None
+    assert cache.num_evicted == 1
+
+
+def test_long_answers_that_nobody_asks_for_again_drive_out_each_other_and_not_the_system_prompt() -> None:
+    """Twenty of them come in every minute, and room is for five, beside a prompt used once a minute."""
+    clock = Clock()
+    cache = make_cache(27, clock=clock)  # pages of 400 tokens
+    system = ids(range(800))
+    keep(cache, np.append(system, np.int32(7_000)), num_pages=2)
+    for number in range(60):
+        if number % 20 == 0:
+            want(cache, np.append(system, np.int32(8_000 + number)))
+        answer = ids(range(10_000 * (number + 1), 10_000 * (number + 1) + 2_000))
+        keep(cache, answer, num_pages=5)
+        assert cache.covers(EVERYONE, answer), "the last answer is kept: its conversation may go on"
+        assert cache.longest_common(EVERYONE, system) == 800
+        clock.now += 3
+    assert cache.num_evicted == 55
+
+
+def test_the_last_snapshot_with_a_shared_prefix_is_worth_that_prefix() -> None:
+    clock = Clock()
+    cache = make_cache(3, clock=clock)
+    system = ids(range(400))
+    for tail in (1_000, 2_000):
+        keep(cache, np.append(system, ids(range(tail, tail + 20))))
+    clock.now += 60
+    keep(cache, ids(range(5_000, 5_300)))
+    keep(cache, ids(range(6_000, 6_300)))
+    assert cache.longest_common(EVERYONE, ids(range(5_000, 5_300))) == 300, "one of the two went first"
+    assert cache.longest_common(EVERYONE, system) == 400
+    keep(cache, ids(range(7_000, 7_300)))
+    assert cache.longest_common(EVERYONE, system) == 400, "now 420 tokens would be lost, not 20"
+    assert cache.longest_common(EVERYONE, ids(range(5_000, 5_300))) == 0
+
+
+def test_what_is_worth_less_than_all_there_is_is_not_kept_unless_somebody_waits_for_it() -> None:
+    cache = make_cache(2)
+    for start in (0, 1_000):
+        keep(cache, ids(range(start, start + 500)))
+        want(cache, ids(range(start, start + 500)))
+    poor = ids(range(500), range(9_000, 9_020))
+    assert cache.reserve(EVERYONE, ids(range(3_000, 3_100)), ALIGNMENT_BYTES) is None
+    assert len(cache) == 2
+    assert cache.reserve(EVERYONE, ids(range(3_000, 3_100)), ALIGNMENT_BYTES, is_awaited=True) is not None
+    assert cache.reserve(EVERYONE, poor, ALIGNMENT_BYTES) is not None, "it takes the place of what it covers"
 
 
 def test_what_is_larger_than_the_arena_is_not_kept_and_evicts_nothing() -> None:

@@ -1,22 +1,36 @@
-"""Snapshots of computed prefixes in RAM, found by their tokens, evicted least recently used first.
+"""Snapshots of computed prefixes in RAM, found by their tokens; the least value per byte goes first.
 
 A snapshot is the state of a slot as llama.cpp writes it. Restoring 1,500 tokens (35 MB) costs 3 ms
 where computing them costs seconds, so a prefix that was computed once is not computed again.
 Prefixes are reused within one scope only: nobody can time another's prompts, and keys and values that
 were computed with one adapter are wrong under any other.
+
+    value per byte = sum over the tokens that no other snapshot gives of
+                     (times it was wanted, each halved every 5 minutes since) / bytes of the snapshot
+
+A newcomer that is worth less by this than what it would drive out is not kept, unless somebody waits
+for it. So a long answer that nobody asks for again throws out no system prompt that is in use.
 """
 
 from __future__ import annotations
 
+import heapq
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.prefix_misses import PrefixMemory
+from takeoff.engine.prefix_tree import PrefixTree, common_length
 from takeoff.ipc.arena import Arena, Region
 
+__all__ = ["MIN_SHARED_TOKENS", "Entry", "Match", "PrefixCache", "Scope", "common_length"]
+
 MIN_SHARED_TOKENS = 16  # fewer are computed again as fast as they are restored
+HALF_LIFE_S = 300.0
 
 
 class Scope(NamedTuple):
@@ -43,23 +57,17 @@ class Match:
     length: int
 
 
-def common_length(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
-    """How many leading tokens `a` [n] and `b` [m] share."""
-    size = min(len(a), len(b))
-    different = np.flatnonzero(a[:size] != b[:size])
-    return int(different[0]) if len(different) else size
-
-
 class PrefixCache:
     """Snapshots in an arena. `can_trim` is the model's: without it only whole snapshots match."""
 
-    def __init__(self, arena: Arena, *, can_trim: bool) -> None:
+    def __init__(self, arena: Arena, *, can_trim: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.memory = PrefixMemory()
+        self.num_evicted = 0
         self._arena = arena
-        self._can_trim = can_trim
-        self._entries: dict[Entry, None] = {}  # in order of use: the first was used longest ago
+        self._tree: PrefixTree[Entry] = PrefixTree(can_trim=can_trim, half_life_s=HALF_LIFE_S, clock=clock)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._tree)
 
     @property
     def used_bytes(self) -> int:
@@ -67,49 +75,91 @@ class PrefixCache:
 
     def find(self, scope: Scope, token_ids: NDArray[np.int32]) -> Match | None:
         """The entry that saves most of computing `token_ids` [n]; at least MIN_SHARED_TOKENS."""
-        best: Match | None = None
-        for entry in self._of(scope):
-            length = common_length(entry.token_ids, token_ids)
-            if not self._can_trim and length < len(entry.token_ids):
-                continue
-            if length >= MIN_SHARED_TOKENS and (best is None or length > best.length):
-                best = Match(entry, length)
-        if best is not None:
-            self._touch(best.entry)
-        return best
+        found = self._tree.find(scope, token_ids)
+        return None if found is None or found[1] < MIN_SHARED_TOKENS else Match(*found)
+
+    def use(self, match: Match) -> None:
+        """Note that a match was worth having."""
+        self._tree.use(match.entry, match.length)
 
     def longest_common(self, scope: Scope, token_ids: NDArray[np.int32]) -> int:
         """Tokens that `token_ids` [n] shares with any entry, whether it can be reused there or not."""
-        return max((common_length(entry.token_ids, token_ids) for entry in self._of(scope)), default=0)
+        return self._tree.longest_common(scope, token_ids)
 
     def covers(self, scope: Scope, token_ids: NDArray[np.int32]) -> bool:
         """Whether storing `token_ids` [n] would add nothing."""
-        match = self.find(scope, token_ids) if len(token_ids) >= MIN_SHARED_TOKENS else None
+        match = self.find(scope, token_ids)
         return match is not None and match.length == len(token_ids)
 
-    def reserve(self, scope: Scope, token_ids: NDArray[np.int32], num_bytes: int) -> Entry | None:
-        """Make room for a snapshot of `token_ids` [n], evicting what was used longest ago.
+    def reserve(
+        self, scope: Scope, token_ids: NDArray[np.int32], num_bytes: int, *, is_awaited: bool = False
+    ) -> Entry | None:
+        """Make room for a snapshot of `token_ids` [n], evicting what is worth less.
 
-        The caller writes the snapshot into `entry.region.data` at once. None: larger than the arena.
+        The caller writes the snapshot into `entry.region.data` at once. None: larger than the arena, or
+        worth less than what is there and not `is_awaited`.
         """
-        if num_bytes > self._arena.size_bytes:
+        match = self.find(scope, token_ids)
+        covered = self._tree.covered_by(scope, token_ids)
+        worth = len(token_ids) - (match.length if match else 0) + sum(map(self._tree.worth, covered))
+        limit = None if is_awaited else worth / num_bytes
+        if not self._has_room(num_bytes, covered, limit):
             return None
-        if self._can_trim:  # a longer snapshot can stand in for every shorter one
-            for entry in self._of(scope):
-                if common_length(entry.token_ids, token_ids) == len(entry.token_ids):
-                    self.discard(entry)
-        while (region := self._arena.allocate(num_bytes)) is None:
-            self.discard(next(iter(self._entries)))
+        for entry in covered:
+            self.discard(entry)
+        region = self._make_room(num_bytes, limit)
+        if region is None:
+            return None
         entry = Entry(scope, token_ids, region)
-        self._entries[entry] = None
+        self._tree.add(scope, token_ids, entry)
+        self.memory.keep(scope.lora, token_ids)
         return entry
 
     def discard(self, entry: Entry) -> None:
-        del self._entries[entry]
+        self._tree.remove(entry)
+        self.memory.drop(entry.scope.lora, entry.token_ids)
         self._arena.free(entry.region)
 
-    def _of(self, scope: Scope) -> list[Entry]:
-        return [entry for entry in self._entries if entry.scope == scope]
+    def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
+        """Whether there would be room, once all went that is worth less than `limit` per byte."""
+        if limit is None:
+            return num_bytes <= self._arena.size_bytes
+        free = self._arena.size_bytes - self._arena.used_bytes
+        free += sum(entry.region.reserved_bytes for entry in covered)
+        for entry in self._tree:
+            if free >= num_bytes:
+                return True
+            if entry not in covered and self._value(entry) <= limit:
+                free += entry.region.reserved_bytes
+        return free >= num_bytes
 
-    def _touch(self, entry: Entry) -> None:
-        self._entries[entry] = self._entries.pop(entry)
+    def _make_room(self, num_bytes: int, limit: float | None) -> Region | None:
+        """A region, evicting what is worth least per byte, and less than `limit`.
+
+        Values only rise while others go: an entry may become the last to have some tokens.
+        """
+        region = self._arena.allocate(num_bytes)
+        if region is not None:
+            return region
+        heap = [(self._value(entry), number, entry) for number, entry in enumerate(self._tree)]
+        heapq.heapify(heap)
+        while region is None and heap:
+            _, number, entry = heap[0]
+            value = self._value(entry)
+            if len(heap) > 1 and value > min(heap[1:3])[0]:
+                heapq.heapreplace(heap, (value, number, entry))
+                continue
+            if limit is not None and value > limit:
+                return None
+            heapq.heappop(heap)
+            self._evict(entry)
+            region = self._arena.allocate(num_bytes)
+        return region
+
+    def _evict(self, entry: Entry) -> None:
+        self.discard(entry)
+        self.memory.note_evicted(entry.scope, entry.token_ids)
+        self.num_evicted += 1
+
+    def _value(self, entry: Entry) -> float:
+        return self._tree.worth(entry) / entry.region.reserved_bytes

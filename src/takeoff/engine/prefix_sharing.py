@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from takeoff.engine.counters import Counters
@@ -9,9 +11,13 @@ from takeoff.engine.llama.rows import Kernels
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Match, PrefixCache, common_length
 from takeoff.engine.scheduler import Scheduler
 from takeoff.engine.sequence import Sequence
+from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
+from takeoff.observe.misses import MissReason, diverged_below
 
 MIN_KEPT_TOKENS = 32  # shorter sequences are not worth a snapshot
+
+logger = logging.getLogger(__name__)
 
 
 class PrefixSharing:
@@ -50,13 +56,14 @@ class PrefixSharing:
             return
         if not self._kernels.can_trim:
             self._remember_divergence(seq, wanted, num_available)
+        self._count_misses(seq, wanted, num_available)
         self._restore(seq, match)
 
     def keep_fork_point(self, seq: Sequence) -> None:
         """Snapshot `seq` where others will fork from it and couldn't trim it back."""
         if seq.num_computed_tokens in seq.fork_points:
             seq.fork_points.discard(seq.num_computed_tokens)
-            self._keep(seq)
+            self._keep(seq, is_awaited=True)
 
     def keep(self, seq: Sequence) -> None:
         """Snapshot a sequence that is about to leave its slot."""
@@ -76,7 +83,7 @@ class PrefixSharing:
             if length > most:
                 most, source = length, other
         if source is not None:
-            self._keep(source)
+            self._keep(source, is_awaited=True)
 
     def _remember_divergence(
         self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]], num_available: int
@@ -86,30 +93,53 @@ class PrefixSharing:
         if length >= num_available + MIN_SHARED_TOKENS:
             seq.fork_points.add(length)
 
-    def _restore(self, seq: Sequence, match: Match | None) -> None:
+    def _count_misses(
+        self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]], found: int
+    ) -> None:
+        """Count the lookup, the tokens that were missed by their reasons, and it for its main reason."""
         self._counters.add("cache_lookups")
+        common = self._cache.longest_common(seq.scope, wanted)
+        misses = self._cache.memory.explain(seq.scope, seq.lora, wanted, found=found, common=common)
+        for miss in misses:
+            self._counters.add(f"cache_missed_{miss.reason}_tokens", miss.num_tokens)
+        if misses:
+            main = max(misses, key=lambda miss: miss.num_tokens)
+            self._counters.add(f"cache_missed_{main.reason}")
+            if main.reason is MissReason.DIVERGED:
+                self._counters.add(f"cache_diverged_{diverged_below(main.start)}")
+
+    def _restore(self, seq: Sequence, match: Match | None) -> None:
         if match is None:
             return
         assert seq.slot is not None
-        with self._counters.timed("restore", tokens=match.length):
-            self._kernels.restore(seq.slot, match.entry.region.data)
-            if self._kernels.can_trim:
-                self._kernels.trim(seq.slot, match.length)
+        try:
+            with self._counters.timed("restore", tokens=match.length):
+                self._kernels.restore(seq.slot, match.entry.region.data)
+                if self._kernels.can_trim:
+                    self._kernels.trim(seq.slot, match.length)
+        except EngineFailed as exc:
+            logger.warning("a prefix is computed again: %s", exc)
+            self._kernels.clear(seq.slot)
+            self._cache.discard(match.entry)
+            return
         seq.num_computed_tokens = seq.num_cached_tokens = match.length
+        self._cache.use(match)
         self._counters.add("cache_hits")
 
-    def _keep(self, seq: Sequence) -> None:
+    def _keep(self, seq: Sequence, *, is_awaited: bool = False) -> None:
         token_ids = seq.computed_token_ids(self._shareable(seq))
         if not self._is_on or self._cache.covers(seq.scope, token_ids):
             return
         if len(token_ids) < seq.num_computed_tokens and not self._kernels.can_trim:
             return
         assert seq.slot is not None
-        entry = self._cache.reserve(seq.scope, token_ids, self._kernels.snapshot_bytes(seq.slot))
+        num_bytes = self._kernels.snapshot_bytes(seq.slot)
+        entry = self._cache.reserve(seq.scope, token_ids, num_bytes, is_awaited=is_awaited)
         if entry is not None:
             with self._counters.timed("save", tokens=len(token_ids)):
                 self._kernels.save(seq.slot, entry.region.data)
         self._counters.set("cache_bytes", self._cache.used_bytes)
+        self._counters.set("cache_evictions", self._cache.num_evicted)
 
     def _shareable(self, seq: Sequence) -> int:
         """How many of its first tokens others may reuse."""

@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from takeoff.ipc.messages import Heartbeat
 from takeoff.observe.dashboards import TTFT_BUCKETS_S, Dashboards
+from takeoff.observe.misses import DIVERGED_BELOW, MissReason
 from takeoff.request import FinishReason
 
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
@@ -122,6 +123,27 @@ class _EngineCounters:
             "takeoff_prefix_cache_lookups", "Prompts looked up in the prefix cache", registry=registry
         )
         self._hits = Counter("takeoff_prefix_cache_hits", "Prompts with a cached prefix", registry=registry)
+        self._evictions = Counter(
+            "takeoff_prefix_cache_evictions", "Prefixes that made room for others", registry=registry
+        )
+        self._misses = Counter(
+            "takeoff_prefix_cache_misses",
+            "Prompts not found as a whole, by the reason for most of their tokens",
+            ["reason"],
+            registry=registry,
+        )
+        self._missed_tokens = Counter(
+            "takeoff_prefix_cache_missed_tokens", "Tokens not found, by reason", ["reason"], registry=registry
+        )
+        self._diverged = Counter(
+            "takeoff_prefix_cache_diverged",
+            "Prompts missed as diverged, by the place where they part from all others: its upper bound",
+            ["below"],
+            registry=registry,
+        )
+        for missed in MissReason:
+            self._misses.labels(missed.value)
+            self._missed_tokens.labels(missed.value)
         self._last: dict[str, Mapping[str, float]] = {}  # by reader
 
     def take(self, reader_id: str, sums: Mapping[str, float]) -> None:
@@ -136,6 +158,12 @@ class _EngineCounters:
             self._tokens.labels(kind).inc(growth(f"{kind}_tokens"))
         self._lookups.inc(growth("cache_lookups"))
         self._hits.inc(growth("cache_hits"))
+        self._evictions.inc(growth("cache_evictions"))
+        for reason in MissReason:
+            self._misses.labels(reason.value).inc(growth(f"cache_missed_{reason}"))
+            self._missed_tokens.labels(reason.value).inc(growth(f"cache_missed_{reason}_tokens"))
+        for bound in (*map(str, DIVERGED_BELOW), "inf"):
+            self._diverged.labels(bound).inc(growth(f"cache_diverged_{bound}"))
         self._last[reader_id] = dict(sums)
 
     def restart(self, reader_id: str) -> None:
