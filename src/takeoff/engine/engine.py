@@ -61,7 +61,7 @@ class Engine:
             tuple(kernels.slot_classes), max_slice=load.n_ubatch, exact_slices=load.deterministic
         )
         self._parking = Parking(self._scheduler, kernels, self.counters, load.parking_bytes)
-        self._prefixes = PrefixSharing(
+        self.prefixes = PrefixSharing(
             self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
         )
         self._scratch = np.empty(0, np.uint8)
@@ -141,10 +141,10 @@ class Engine:
         for seq, left in self._scheduler.admit():
             if not self._parking.bring(seq, left):
                 seq.queue_s = time.perf_counter() - seq.arrived_at
-                self._prefixes.adopt(seq)
+                self.prefixes.adopt(seq)
         self._parking.make_room()
         for seq in self._scheduler.followers_to_wake():
-            self._prefixes.adopt(seq)
+            self.prefixes.adopt(seq)
         self._prefill(is_decoding=bool(decoding))
 
     def _compact(self) -> list[Sequence]:
@@ -191,7 +191,7 @@ class Engine:
             completed = [piece.seq for piece in slices if piece.completes_prompt]
             for piece in slices:
                 piece.seq.num_computed_tokens += piece.size
-                self._prefixes.keep_fork_point(piece.seq)
+                self.prefixes.keep_fork_point(piece.seq)
             self._advance(completed, logits)
             if not self._load.deterministic:
                 return
@@ -275,7 +275,7 @@ class Engine:
     ) -> TokenEvent:
         """The one terminal event of a sequence; its slot is free afterwards, its prefix is kept."""
         if seq.slot is not None and reason is not FinishReason.FAILED:
-            self._prefixes.keep(seq)
+            self.prefixes.keep(seq)
         self._release(seq)
         event = _event(seq, token_ids, text)
         return replace(event, finish_reason=reason, stop_string=seq.text.stop_string, error=error)

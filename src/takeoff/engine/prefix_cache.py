@@ -47,6 +47,9 @@ class Entry:
     scope: Scope
     token_ids: NDArray[np.int32]
     region: Region
+    num_positions: int  # that the snapshot has: a few more, perhaps, than may be reused
+    num_readers: int = 0  # threads that read the region now: it is freed after the last
+    is_discarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +113,45 @@ class PrefixCache:
         region = self._make_room(num_bytes, limit)
         if region is None:
             return None
-        entry = Entry(scope, token_ids, region)
-        self._tree.add(scope, token_ids, entry)
-        self.memory.keep(scope.lora, token_ids)
-        return entry
+        return self._add(Entry(scope, token_ids, region, len(token_ids)))
+
+    def make_room(self, num_bytes: int) -> Region | None:
+        """Memory for a snapshot that somebody waits for, to be given to `take` or `give_back`.
+
+        None: larger than the arena, or than what of it is free to go.
+        """
+        return self._make_room(num_bytes, None) if num_bytes <= self._arena.size_bytes else None
+
+    def take(self, scope: Scope, token_ids: NDArray[np.int32], region: Region, num_positions: int) -> None:
+        """Keep the snapshot of `token_ids` [n] that `region` holds now, unless it adds nothing."""
+        if self.covers(scope, token_ids):
+            self.give_back(region)
+            return
+        for entry in self._tree.covered_by(scope, token_ids):
+            self.discard(entry)
+        self._add(Entry(scope, token_ids, region, num_positions))
+
+    def give_back(self, region: Region) -> None:
+        self._arena.free(region)
+
+    def hold(self, entry: Entry) -> None:
+        """Keep its memory until `let_go`, even if it is discarded: a thread reads it."""
+        entry.num_readers += 1
+
+    def let_go(self, entry: Entry) -> None:
+        entry.num_readers -= 1
+        self._free_unread(entry)
 
     def discard(self, entry: Entry) -> None:
         self._tree.remove(entry)
         self.memory.drop(entry.scope.lora, entry.token_ids)
-        self._arena.free(entry.region)
+        entry.is_discarded = True
+        self._free_unread(entry)
+
+    def _add(self, entry: Entry) -> Entry:
+        self._tree.add(entry.scope, entry.token_ids, entry)
+        self.memory.keep(entry.scope.lora, entry.token_ids)
+        return entry
 
     def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
         """Whether there would be room, once all went that is worth less than `limit` per byte."""
@@ -141,7 +174,11 @@ class PrefixCache:
         region = self._arena.allocate(num_bytes)
         if region is not None:
             return region
-        heap = [(self._value(entry), number, entry) for number, entry in enumerate(self._tree)]
+        heap = [
+            (self._value(entry), number, entry)
+            for number, entry in enumerate(self._tree)
+            if not entry.num_readers
+        ]
         heapq.heapify(heap)
         while region is None and heap:
             _, number, entry = heap[0]
@@ -163,3 +200,7 @@ class PrefixCache:
 
     def _value(self, entry: Entry) -> float:
         return self._tree.worth(entry) / entry.region.reserved_bytes
+
+    def _free_unread(self, entry: Entry) -> None:
+        if entry.is_discarded and entry.num_readers == 0:
+            self._arena.free(entry.region)

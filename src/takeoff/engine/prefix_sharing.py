@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
 from takeoff.engine.counters import Counters
+from takeoff.engine.disk_tier import DiskNews, DiskTier, FileHashes
 from takeoff.engine.llama.rows import Kernels
-from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Match, PrefixCache, common_length
+from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Match, PrefixCache, Scope, common_length
 from takeoff.engine.scheduler import Scheduler
 from takeoff.engine.sequence import Sequence
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
+from takeoff.ipc.messages import Load
 from takeoff.observe.misses import MissReason, diverged_below
 
 MIN_KEPT_TOKENS = 32  # shorter sequences are not worth a snapshot
@@ -36,6 +42,34 @@ class PrefixSharing:
         self._is_on = arena.size_bytes > 0
         self._counters = counters
         self._prompts_only = prompts_only
+        self._disk: DiskTier | None = None
+
+    def open_disk(
+        self, load: Load, engine_build: str, hashes: Future[FileHashes], tell: Callable[[Any], None]
+    ) -> None:
+        """Keep snapshots on disk, too; documented at `DiskTier`."""
+        self._disk = DiskTier(
+            load,
+            self._cache,
+            self._counters,
+            can_trim=self._kernels.can_trim,
+            engine_build=engine_build,
+            hashes=hashes,
+            tell=tell,
+        )
+        self._disk.start()
+
+    def fetch(self, scope: Scope, token_ids: Tokens[int], then: object) -> bool:
+        """Read the beginning of a prompt from disk; `then` is told when that is done. False: in vain."""
+        if self._disk is None:
+            return False
+        return self._disk.fetch(scope, np.array(token_ids[:-1], np.int32), then)
+
+    def settle(self, news: DiskNews) -> None:
+        """Take note of what the threads of the disk have done."""
+        assert self._disk is not None, "nobody else has news"
+        self._disk.settle(news)
+        self._counters.set("cache_bytes", self._cache.used_bytes)
 
     def adopt(self, seq: Sequence) -> None:
         """Give `seq`, which runs and has computed nothing, the longest prefix there is.
@@ -136,8 +170,11 @@ class PrefixSharing:
         num_bytes = self._kernels.snapshot_bytes(seq.slot)
         entry = self._cache.reserve(seq.scope, token_ids, num_bytes, is_awaited=is_awaited)
         if entry is not None:
+            entry.num_positions = seq.num_computed_tokens
             with self._counters.timed("save", tokens=len(token_ids)):
                 self._kernels.save(seq.slot, entry.region.data)
+            if self._disk is not None:
+                self._disk.offer(entry)
         self._counters.set("cache_bytes", self._cache.used_bytes)
         self._counters.set("cache_evictions", self._cache.num_evicted)
 

@@ -1,8 +1,8 @@
 """The engine process: `python -m takeoff.engine.process FD`, FD being its end of a socket pair.
 
-Threads: one receives commands, one beats, one compiles constraints, one reads images, the main one
-steps. Only the main one touches the engine. When the socket closes the parent is gone, and so is this
-process, in the middle of a call if need be.
+Threads: one receives commands, one beats, one compiles constraints, one reads images, two read and write
+prefixes on disk, the main one steps. Only the main one touches the engine. When the socket closes the
+parent is gone, and so is this process, in the middle of a call if need be.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
+from takeoff.engine.disk_tier import DiskNews, Opened, Read, Written, hash_files
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader, Prompt
 from takeoff.engine.invariance import check_invariance
 from takeoff.engine.llama.rows import Kernels
+from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.spinning import bound_spinning
+from takeoff.engine.standing_back import stand_back
 from takeoff.errors import InvalidRequest, PromptTooLong, TakeoffError
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
@@ -41,8 +43,6 @@ from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
 from takeoff.request import FinishReason, TokenEvent
 
-NICE = 10  # of the threads beside the step loop
-
 logger = logging.getLogger(__name__)
 
 
@@ -53,6 +53,7 @@ class _Job:
     submit: Submit
     prompt: Prompt | None = None  # once its images are read
     constraint: ConstraintState | None = None  # once its grammar is compiled
+    is_fetched: bool = False  # once what the disk has of its prompt was read
 
 
 class EngineProcess:
@@ -71,10 +72,10 @@ class EngineProcess:
             ChannelClosed: the parent is gone.
         """
         load = receive_first(self._channel, Load)
-        inbox: Inbox[ToEngine | _Job] = Inbox(self._channel)
+        inbox: Inbox[ToEngine | _Job | DiskNews] = Inbox(self._channel)
         started = time.perf_counter()
         try:
-            engine = self._make_engine(load)
+            engine = self._make_engine(load, inbox)
             reader = self._make_reader(load, engine.kernels)
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.told))
@@ -99,13 +100,18 @@ class EngineProcess:
                 logger.exception("a step failed")
                 engine.fail_running(f"a step of the engine failed: {exc}")
 
-    def _make_engine(self, load: Load) -> Engine:
+    def _make_engine(self, load: Load, inbox: Inbox[ToEngine | _Job | DiskNews]) -> Engine:
         from takeoff.engine.llama.kernels import LlamaKernels
+        from takeoff.engine.llama.library import engine_build
 
+        hashes = hash_files(load) if load.disk_cache_bytes and load.disk_cache_folder else None
         kernels = LlamaKernels(load, lambda share: self._channel.send(Progress(share)))
         if load.deterministic:
             check_invariance(kernels, [lora.name for lora in load.loras])
-        return Engine(load, kernels, lambda events: self._channel.send(Step(events)))
+        engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)))
+        if hashes is not None:
+            engine.prefixes.open_disk(load, engine_build(), hashes, inbox.put)
+        return engine
 
     def _make_reader(self, load: Load, kernels: Kernels) -> ImageReader | None:
         if load.projector_path is None:
@@ -128,7 +134,7 @@ class EngineProcess:
             load_s=load_s,
         )
 
-    def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Job]) -> None:
+    def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Job | DiskNews]) -> None:
         for command in inbox.take():
             match command:
                 case Submit() as submit:
@@ -136,6 +142,8 @@ class EngineProcess:
                     self._go_on(engine, _Job(submit))
                 case _Job() as job:
                     self._go_on(engine, job)
+                case Opened() | Written() | Read() as news:
+                    engine.prefixes.settle(news)
                 case Cancel(request_id=request_id):
                     self._in_work.discard(request_id)  # the service has ended it already
                     engine.cancel(request_id)
@@ -151,25 +159,37 @@ class EngineProcess:
             self._to_read.put(job)
         elif submit.grammar is not None and job.constraint is None:
             self._to_compile.put(job)
-        else:
+        elif job.is_fetched or not self._fetch(engine, job):
             self._in_work.remove(submit.request_id)
             engine.submit(submit, job.constraint, job.prompt)
 
-    def _compile(self, kernels: Kernels, inbox: Inbox[ToEngine | _Job]) -> None:
+    def _fetch(self, engine: Engine, job: _Job) -> bool:
+        """Have the beginning of a prompt read from disk, if that is worth it; the job comes back then."""
+        submit = job.submit
+        if submit.sampling.prompt_logprobs:
+            return False  # computes all of it
+        prompt = job.prompt.token_ids if job.prompt else submit.prompt_token_ids
+        token_ids = [*prompt, *submit.emitted_token_ids]
+        then = replace(job, is_fetched=True)
+        return engine.prefixes.fetch(Scope(submit.tenant, submit.lora), token_ids, then)
+
+    def _compile(self, kernels: Kernels, inbox: Inbox[ToEngine | _Job | DiskNews]) -> None:
         """Compile grammars beside the step loop: a large one takes longer than a gap may.
 
         The vocabulary is made ready at once: later, it would hold the running streams up.
         """
-        _stand_back()
+        stand_back()
         compiler = ConstraintCompiler(kernels.constraint_tokenizer(), kernels.n_vocab)
         while True:
             job = self._to_compile.get()
             assert job.submit.grammar is not None, "only constrained requests come here"
             inbox.put(replace(job, constraint=compiler.compile(job.submit.grammar)))
 
-    def _read_images(self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job]) -> None:
+    def _read_images(
+        self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job | DiskNews]
+    ) -> None:
         """Read images beside the step loop: one takes as long as many steps."""
-        _stand_back()
+        stand_back()
         while True:
             job = self._to_read.get()
             request_id = job.submit.request_id
@@ -192,12 +212,6 @@ class EngineProcess:
                 num_tokens = len(prompt.token_ids) - len(job.submit.prompt_token_ids)
                 self._channel.send(ImagesRead(request_id, num_tokens))
                 inbox.put(replace(job, prompt=prompt))
-
-
-def _stand_back() -> None:
-    """Let the steps go first on a busy machine: whoever streams waits for them, one waits for this thread."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _beat(engine: Engine) -> Heartbeat:

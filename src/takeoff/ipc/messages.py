@@ -56,11 +56,13 @@ class Load(Message, frozen=True):
     n_gpu_layers: int
     flash_attention: bool
     deterministic: bool
-    cache_bytes: int  # budget of the prefix cache's snapshots
+    cache_bytes: int  # budget of the prefix cache's snapshots in RAM
     itl_slo_ms: float | None  # longest gap a prefill may cause; None: a multiple of the decode step
     turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
     loras: list[Lora] = []  # names differ
     projector_path: str | None = None  # makes tokens of images; None: the model reads no images
+    disk_cache_bytes: int = 0  # budget of the snapshots on disk
+    disk_cache_folder: str | None = None  # where they lie; None: there are none
     slot_classes: list[SlotClass] = []  # together `n_slots`, the shortest first; empty: all are alike
     parking_bytes: int = 0  # for sequences that have outgrown their slot and wait for a longer one
 

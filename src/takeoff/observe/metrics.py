@@ -15,6 +15,14 @@ from takeoff.request import FinishReason
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move", "encode")
 
+_DISK_COUNTERS = {
+    "reads": "Prefixes read from disk",
+    "read_seconds": "Time in these reads",
+    "writes": "Prefixes written to disk",
+    "written_bytes": "Bytes of these writes",
+    "damaged": "Prefixes on disk that were not what was written, and were deleted",
+}
+
 
 class Metrics:
     """Counters, gauges and histograms of one server."""
@@ -59,6 +67,9 @@ class Metrics:
         )
         self._cache_bytes = Gauge(
             "takeoff_prefix_cache_bytes", "Memory of cached prefixes", registry=registry
+        )
+        self._disk_bytes = Gauge(
+            "takeoff_prefix_disk_bytes", "Disk space of cached prefixes", registry=registry
         )
         self._engines = _EngineCounters(registry)
         self._dashboards = Dashboards(registry)
@@ -105,6 +116,7 @@ class Metrics:
         self.running.set(sum(beat.running for beat in beats))
         self.waiting.set(sum(beat.waiting for beat in beats))
         self._cache_bytes.set(sum(beat.counters.get("cache_bytes", 0.0) for beat in beats))
+        self._disk_bytes.set(sum(beat.counters.get("disk_bytes", 0.0) for beat in beats))
 
     def render(self) -> bytes:
         """The page that Prometheus reads; of `content_type`."""
@@ -141,6 +153,10 @@ class _EngineCounters:
             ["below"],
             registry=registry,
         )
+        self._disk = {
+            name: Counter(f"takeoff_prefix_disk_{name}", text, registry=registry)
+            for name, text in _DISK_COUNTERS.items()
+        }
         for missed in MissReason:
             self._misses.labels(missed.value)
             self._missed_tokens.labels(missed.value)
@@ -159,6 +175,8 @@ class _EngineCounters:
         self._lookups.inc(growth("cache_lookups"))
         self._hits.inc(growth("cache_hits"))
         self._evictions.inc(growth("cache_evictions"))
+        for name, counter in self._disk.items():
+            counter.inc(growth(f"disk_{name}"))
         for reason in MissReason:
             self._misses.labels(reason.value).inc(growth(f"cache_missed_{reason}"))
             self._missed_tokens.labels(reason.value).inc(growth(f"cache_missed_{reason}_tokens"))

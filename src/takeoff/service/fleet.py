@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from takeoff.errors import ModelError, NotReady, TakeoffError
+from takeoff.ipc.messages import Load
 from takeoff.ipc.turns import make_turns_file
 from takeoff.request import Task
 from takeoff.service.changes import Changes
@@ -151,6 +152,8 @@ class Fleet:
 
     def _start(self, reader: Reader, launch: Launch) -> None:
         load = msgspec.structs.replace(launch.load, turns_fd=self._turns_file.fileno())
+        if isinstance(load, Load):
+            load = msgspec.structs.replace(load, disk_cache_folder=str(self._settings.store / "prefixes"))
         launch = dataclasses.replace(launch, load=load)
         environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": reader.settings.log_level}
         reader.start(launch, self._commands, environ, self._settings.prepare_timeout_s)

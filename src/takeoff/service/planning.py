@@ -139,6 +139,7 @@ def _plan_generator(
         flash_attention=plan.flash_attention,
         deterministic=settings.deterministic,
         cache_bytes=plan.cache_bytes,
+        disk_cache_bytes=settings.prefix_cache_disk_mb << 20,
         itl_slo_ms=settings.itl_slo_ms,
         loras=[Lora(name, str(lora.path)) for name, lora in loras.items()],
         projector_path=None if projector is None else str(projector.path),

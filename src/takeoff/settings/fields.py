@@ -107,6 +107,13 @@ class ReaderSettings(BaseModel):
     prefix_cache_mb: int = Field(
         512, ge=0, le=1_000_000, description="RAM for snapshots of prompt prefixes; 0 turns reuse off"
     )
+    prefix_cache_disk_mb: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Disk for prompt prefixes, kept over restarts below the store; 0 keeps none, "
+        "because whoever can read the user's files can read prompts from them",
+    )
     itl_slo_ms: float | None = Field(
         None,
         ge=1,
@@ -130,6 +137,12 @@ class ReaderSettings(BaseModel):
     def _device_and_layers_agree(self) -> Self:
         if self.device == "cpu" and self.gpu_layers not in ("auto", 0):
             raise ValueError(f"device is cpu, but gpu_layers is {self.gpu_layers}")
+        return self
+
+    @model_validator(mode="after")
+    def _disk_is_below_ram(self) -> Self:
+        if self.prefix_cache_disk_mb and not self.prefix_cache_mb:
+            raise ValueError("prefix_cache_disk_mb needs prefix_cache_mb: prefixes are read into RAM")
         return self
 
 

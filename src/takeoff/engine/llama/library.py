@@ -5,8 +5,10 @@ Source: include/llama.h of the llama.cpp that llama-cpp-python 0.3.36 builds.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 
@@ -52,3 +54,12 @@ def load_model(
     if not model:
         raise ModelError(f"llama.cpp can't load {path}", hint="its log (--log-level debug) says why")
     return model
+
+
+def engine_build() -> str:
+    """What tells this build of llama.cpp, on this kind of processor, from any other. After `load_model`."""
+    digest = hashlib.blake2b(C.llama_print_system_info(), digest_size=16)
+    for path in sorted(path for path in Path(C._base_path).iterdir() if path.is_file()):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
