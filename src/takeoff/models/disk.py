@@ -61,7 +61,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, what: str, progress: Progress) -> Iterator[None]:
+def locked(path: Path, what: str, progress: Progress, doing: str = "pulling") -> Iterator[None]:
     """Hold the lock file at `path`; says so when another process holds it, and waits.
 
     The kernel lets go of the lock when its holder ends, however it ends.
@@ -71,7 +71,7 @@ def locked(path: Path, what: str, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.note(f"another process is pulling {what}; waiting for it")
+            progress.note(f"another process is {doing} {what}; waiting for it")
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
