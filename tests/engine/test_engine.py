@@ -118,16 +118,17 @@ def test_decoding_sequences_own_the_lowest_slots_at_every_call_whatever_departs(
 
 def test_a_long_prompt_is_prefilled_in_slices_between_the_steps_of_others() -> None:
     run = Run(2)
-    run.submit(1, prompt_of(4), replace(GREEDY, max_new_tokens=40))
+    run.submit(1, prompt_of(4), replace(GREEDY, max_new_tokens=400))
     while not run.events[1]:
         run.engine.step()
     run.submit(2, prompt_of(320, seed=2))
     run.kernels.calls.clear()
     while not run.events[2]:
         run.engine.step()
-    slices = [rows for call in run.kernels.calls for rows in call if len(rows.token_ids) > 1]
-    assert [len(rows.token_ids) for rows in slices] == [16] * 20
-    assert len(run.events[1]) >= 20, "the running stream got a token between any two slices"
+    sizes = [len(rows.token_ids) for call in run.kernels.calls for rows in call if len(rows.token_ids) > 1]
+    assert sum(sizes) in (319, 320), "a rest of one token is decoded"
+    assert max(sizes) <= 16
+    assert len(run.events[1]) >= len(sizes), "the running stream got a token between any two slices"
 
 
 def test_requests_with_a_common_prefix_compute_it_once() -> None:

@@ -2,33 +2,62 @@ from __future__ import annotations
 
 import pytest
 
-from takeoff.engine.prefill_budget import MIN_PREFILL_TOKENS, PrefillBudget
+from takeoff.engine.call_cost import Cost, Work
+from takeoff.engine.prefill_budget import MIN_PREFILL_TOKENS, PrefillBudget, Room
+
+COST = Cost(fixed=0.010, per_token=0.001, per_pair=1e-9)
+EIGHT = Work(1, 8, 0)  # a decode of eight sequences: 18 ms
+NOBODY = Work(0, 0, 0)
 
 
-def learnt(itl_slo_s: float | None, decode_s: float, token_s: float) -> PrefillBudget:
-    budget = PrefillBudget(itl_slo_s=itl_slo_s, token_s=token_s)
-    budget.learn_decode(decode_s)
-    return budget
+def room(decoding: Work, itl_slo_s: float | None = None, cost: Cost = COST, spent_s: float = 0.0) -> Room:
+    return PrefillBudget(itl_slo_s=itl_slo_s, guess=cost).room(decoding, spent_s=spent_s, max_tokens=2_000)
 
 
 def test_by_default_a_gap_lasts_three_decode_steps() -> None:
-    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=True) == 60
+    assert room(EIGHT).fitting(0) == pytest.approx(2 * 18 - 10, abs=1)
 
 
 def test_a_stated_gap_is_what_decode_and_prefill_share() -> None:
-    assert learnt(0.100, decode_s=0.040, token_s=0.001).tokens(is_decoding=True) == 60
+    assert room(EIGHT, itl_slo_s=0.100).fitting(0) == pytest.approx(100 - 18 - 10, abs=1)
+
+
+def test_what_was_done_since_the_last_tokens_is_part_of_the_gap() -> None:
+    assert room(EIGHT, itl_slo_s=0.100, spent_s=0.020).fitting(0) == pytest.approx(52, abs=1)
 
 
 def test_with_nothing_to_decode_a_call_is_bounded_so_that_cancellations_are_noticed() -> None:
-    assert learnt(None, decode_s=0.030, token_s=0.001).tokens(is_decoding=False) == 100
+    assert room(NOBODY).fitting(0) == pytest.approx(90, abs=1)
 
 
 def test_prefill_makes_progress_even_where_decode_alone_takes_the_whole_gap() -> None:
-    assert learnt(0.010, decode_s=0.040, token_s=0.001).tokens(is_decoding=True) == MIN_PREFILL_TOKENS
+    assert room(EIGHT, itl_slo_s=0.010).fitting(0) == MIN_PREFILL_TOKENS
 
 
-def test_the_budget_follows_what_prefill_costs() -> None:
-    budget = learnt(0.140, decode_s=0.040, token_s=0.001)
-    for _ in range(50):
-        budget.learn_prefill(100, 0.4)
-    assert budget.tokens(is_decoding=True) == pytest.approx(25, abs=1)
+def test_a_slice_deep_in_a_prompt_is_shorter_for_what_attention_takes() -> None:
+    cost = COST._replace(per_pair=1e-7)
+    shallow, deep = (room(EIGHT, itl_slo_s=0.228, cost=cost).fitting(start) for start in (0, 30_000))
+    assert shallow == pytest.approx(199, abs=2)
+    assert deep == pytest.approx(50, abs=2), "at 30,000 a token costs four times as much"
+
+
+def test_slices_of_one_call_share_its_time() -> None:
+    shared = room(EIGHT, itl_slo_s=0.128)
+    shared.take(0, 60)
+    assert shared.fitting(0) == pytest.approx(40, abs=1)
+    shared.take(0, 40)
+    assert shared.fitting(0) <= 1, "the least that a call holds is not given to every slice of it"
+
+
+def test_on_a_slow_machine_no_call_is_expected_to_take_over_a_second() -> None:
+    slow = Cost(fixed=0.2, per_token=0.1, per_pair=1e-9)
+    assert room(NOBODY, cost=slow).fitting(0) in (7, 8), "sixteen tokens would take 1.8 s"
+    assert room(NOBODY, cost=slow._replace(per_token=3.0)).fitting(0) == 1, "one can't be cut"
+
+
+def test_a_wide_gap_does_not_make_a_call_of_over_a_second() -> None:
+    assert room(EIGHT, itl_slo_s=10.0).fitting(0) == pytest.approx(990, abs=1)
+
+
+def test_a_call_holds_no_more_tokens_than_its_buffer() -> None:
+    assert room(EIGHT, itl_slo_s=0.9, cost=COST._replace(per_token=1e-5)).fitting(0) == 2_000

@@ -2,8 +2,8 @@
 
 Adapters belong to a context of llama.cpp, not to a sequence, so the sequences of each adapter are
 decoded in a call of their own, once in every step; so are those without. Slots of another size are
-another context, and so another call, too. Prefill is given out in order of admission, to sequences of
-one adapter in a call.
+another context, and so another call, too. A prefill call is of sequences of one adapter, in slots of one
+size.
 
 Owns the sequences, the kernels and the prefix cache; knows no sockets, processes or other threads.
 """
@@ -20,13 +20,14 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.call_cost import Cost, Work, guessed
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
 from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.logprobs import OwnLogprobs, of_prompt
 from takeoff.engine.parking import Parking
-from takeoff.engine.prefill_budget import PrefillBudget
+from takeoff.engine.prefill_budget import PrefillBudget, Room
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.prefix_sharing import PrefixSharing
 from takeoff.engine.sampler import Sampler, SamplingState
@@ -49,10 +50,12 @@ Deliver = Callable[[list[TokenEvent]], None]
 class Engine:
     """Continuous batching over one set of kernels. One thread calls it."""
 
-    def __init__(self, load: Load, kernels: Kernels, deliver: Deliver) -> None:
-        """`deliver` is called with the news of every call, in order."""
+    def __init__(
+        self, load: Load, kernels: Kernels, deliver: Deliver, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`deliver` is called with the news of every call, in order; `clock` tells seconds."""
         self.counters = Counters()
-        self._load = load
+        self._load, self._clock = load, clock
         self.kernels = kernels
         self._deliver = deliver
         self._sampler = Sampler(kernels.n_vocab, kernels.eog_token_ids)
@@ -66,8 +69,9 @@ class Engine:
         )
         self._scratch = np.empty(0, np.uint8)
         self._budget = PrefillBudget(
-            itl_slo_s=load.itl_slo_ms / 1e3 if load.itl_slo_ms else None, token_s=self._warm_up()
+            itl_slo_s=load.itl_slo_ms / 1e3 if load.itl_slo_ms else None, guess=self._warm_up()
         )
+        self._told_at = 0.0  # when the streams got their last tokens, by the clock
 
     @property
     def num_running(self) -> int:
@@ -113,7 +117,7 @@ class Engine:
                 spans=prompt.spans,
                 sampling=sampling,
                 text=text,
-                arrived_at=time.perf_counter(),
+                arrived_at=self._clock(),
             )
         )
 
@@ -136,16 +140,17 @@ class Engine:
     def step(self) -> None:
         """Decode all that run, deliver, then prefill for as long as the streams can bear."""
         decoding = self._compact()
+        self._told_at = self._clock()
         if decoding:
             self._decode(decoding)
         for seq, left in self._scheduler.admit():
             if not self._parking.bring(seq, left):
-                seq.queue_s = time.perf_counter() - seq.arrived_at
+                seq.queue_s = self._clock() - seq.arrived_at
                 self.prefixes.adopt(seq)
         self._parking.make_room()
         for seq in self._scheduler.followers_to_wake():
             self.prefixes.adopt(seq)
-        self._prefill(is_decoding=bool(decoding))
+        self._prefill()
 
     def _compact(self) -> list[Sequence]:
         """Make those that decode own the lowest slots of their class, adapter by adapter; returns them so."""
@@ -166,7 +171,7 @@ class Engine:
             self.kernels.restore(move.source, leaving)
 
     def _decode(self, decoding: list[Sequence]) -> None:
-        started = time.perf_counter()
+        work, started = _decode_work(decoding), self._clock()
         for (_, lora), group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora)):
             seqs = list(group)
             with self.counters.timed("decode", tokens=len(seqs)):
@@ -174,28 +179,36 @@ class Engine:
             for seq in seqs:
                 seq.num_computed_tokens += 1
             self._advance(seqs, logits)
-        self._budget.learn_decode(time.perf_counter() - started)
+        self._told_at = self._clock()
+        self._budget.learn_decode(work, self._told_at - started)
 
-    def _prefill(self, *, is_decoding: bool) -> None:
-        budget = min(self._budget.tokens(is_decoding=is_decoding), self._load.n_batch - self._load.n_slots)
-        while budget > 0 and (slices := self._scheduler.prefill(budget)):
-            num_tokens = sum(piece.size for piece in slices)
-            started = time.perf_counter()
-            with self.counters.timed("prefill", tokens=num_tokens):
-                work = [_rows(piece) for piece in slices]
-                logits = self._forward(work, self._load.n_threads_prefill, slices[0].seq.lora)
+    def _prefill(self) -> None:
+        room = self._prefill_room()
+        while slices := self._scheduler.prefill(room):
+            work = Work.of((piece.seq.num_computed_tokens, piece.size) for piece in slices)
+            started = self._clock()
+            with self.counters.timed("prefill", tokens=work.tokens):
+                rows = [_rows(piece) for piece in slices]
+                logits = self._forward(rows, self._load.n_threads_prefill, slices[0].seq.lora)
             if slices[0].wants_all:  # takes more for a token, and is rare: nothing to learn from
                 logits = self._note_prompt(slices[0], logits)
             else:
-                self._budget.learn_prefill(num_tokens, time.perf_counter() - started)
+                self._budget.learn_prefill(work, self._clock() - started)
             completed = [piece.seq for piece in slices if piece.completes_prompt]
             for piece in slices:
                 piece.seq.num_computed_tokens += piece.size
                 self.prefixes.keep_fork_point(piece.seq)
             self._advance(completed, logits)
-            if not self._load.deterministic:
+            room = self._prefill_room()
+            if room.seconds <= 0.0 or not self._load.deterministic:
                 return
-            budget -= num_tokens
+
+    def _prefill_room(self) -> Room:
+        """What the next prefill call may take."""
+        spent_s = self._clock() - self._told_at
+        max_tokens = self._load.n_batch - self._load.n_slots
+        decoding = _decode_work(self._scheduler.decoding())
+        return self._budget.room(decoding, spent_s=spent_s, max_tokens=max_tokens)
 
     def _note_prompt(self, piece: Slice, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Keep what the model says of the prompt's tokens that follow those of a slice.
@@ -294,15 +307,23 @@ class Engine:
             self._scratch = scratch
         return scratch[: self.kernels.save(seq.slot, scratch)]
 
-    def _warm_up(self) -> float:
-        """Touch every weight once; returns seconds per prefilled token, the budget's first guess."""
+    def _warm_up(self) -> Cost:
+        """Touch every weight once; returns the budget's first guess."""
         token_ids = [self.kernels.eog_token_ids[0] if self.kernels.eog_token_ids else 0] * 32
-        self._forward([Rows(0, 0, token_ids[:2], True)], self._load.n_threads_prefill)
-        started = time.perf_counter()
-        self._forward([Rows(0, 2, token_ids, True)], self._load.n_threads_prefill)
-        elapsed = time.perf_counter() - started
+        pos, seconds = 0, []
+        for size in (2, 2, 32):
+            started = self._clock()
+            self._forward([Rows(0, pos, token_ids[:size], True)], self._load.n_threads_prefill)
+            seconds.append(self._clock() - started)
+            pos += size
         self.kernels.clear(0)
-        return elapsed / len(token_ids)
+        return guessed((2, seconds[1]), (32, seconds[2]))
+
+
+def _decode_work(decoding: list[Sequence]) -> Work:
+    """What it takes to decode one token of each."""
+    num_calls = len({(seq.slot_class, seq.lora) for seq in decoding})
+    return Work.of(((seq.num_computed_tokens, 1) for seq in decoding), num_calls)
 
 
 def _end_of(seq: Sequence) -> FinishReason:

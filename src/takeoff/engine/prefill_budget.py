@@ -1,41 +1,91 @@
-"""How many prompt tokens fit into what is left of a step, learnt from the steps before.
+"""How much of the waiting prompts the next call may compute, so that no stream waits longer than it may.
 
 Mixing decode and prefill in one call saves nothing with llama.cpp (a ubatch holds the same number
 of tokens of each sequence), so a step is two calls: one that decodes every running sequence, whose
-tokens are delivered at once, and one that prefills for as long as the streams can bear.
+tokens are delivered at once, and one that prefills. The gap between two tokens of a stream is the
+time of that prefill, of the next decode, and of what lies between; what the last two leave of the
+longest gap is the prefill's. Costs are learnt from the calls as they come (`CallCost`).
 """
 
 from __future__ import annotations
 
-SMOOTHING = 0.2  # weight of the newest call in the running means
+import math
+from dataclasses import dataclass
+
+from takeoff.engine.call_cost import CallCost, Cost, Work
+
 GAP_IN_DECODE_STEPS = 3.0  # default gap between two tokens of a stream, in steps without prefill
 MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
+MAX_CALL_S = 1.0  # that a call may be expected to take, if need be with fewer tokens than the next
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
+MIN_STRETCH = 1.25  # but they take at most so many times what they take at a prompt's beginning
+
+
+@dataclass(slots=True)
+class Room:
+    """What is left of one prefill call: seconds and tokens, used up slice by slice."""
+
+    cost: Cost
+    seconds: float  # after the call's fixed cost; may be negative
+    tokens: int
+    is_empty: bool = True  # nothing is in the call yet
+
+    def fitting(self, start: int) -> int:
+        """Tokens of a sequence that fit, from position `start` on; of an empty call at least one."""
+        size = self._within(self.seconds, start)
+        if self.is_empty:
+            least_s = min(
+                MIN_STRETCH * MIN_PREFILL_TOKENS * self.cost.per_token, MAX_CALL_S - self.cost.fixed
+            )
+            size = max(size, min(MIN_PREFILL_TOKENS, self._within(least_s, start)), 1)
+        return min(size, self.tokens)
+
+    def take(self, start: int, size: int) -> None:
+        """Use it for `size` tokens of a sequence from position `start` on."""
+        work = Work.of([(start, size)])
+        self.seconds -= self.cost.per_token * work.tokens + self.cost.per_pair * work.pairs
+        self.tokens -= size
+        self.is_empty = False
+
+    def _within(self, seconds: float, start: int) -> int:
+        """The largest size whose slice takes at most so long: the root of a quadratic."""
+        if seconds <= 0.0:
+            return 0
+        linear = self.cost.per_token + self.cost.per_pair * start
+        root = 2 * seconds / (linear + math.sqrt(linear * linear + 2 * self.cost.per_pair * seconds))
+        return int(root)
 
 
 class PrefillBudget:
-    """Running means of what a decode step and a prefilled token cost, in seconds."""
+    """The costs of decode and prefill calls, and what they leave to the next prefill."""
 
-    def __init__(self, *, itl_slo_s: float | None, token_s: float) -> None:
-        """`itl_slo_s`: the longest gap wanted between tokens; `token_s`: first guess, from the warm-up."""
+    def __init__(self, *, itl_slo_s: float | None, guess: Cost) -> None:
+        """`itl_slo_s`: the longest gap wanted between tokens; `guess` of the costs, from the warm-up."""
         self._itl_slo_s = itl_slo_s
-        self._token_s = token_s
-        self._decode_s: float | None = None
+        self._decode, self._prefill = CallCost(guess), CallCost(guess)
 
-    def tokens(self, *, is_decoding: bool) -> int:
-        """Tokens that the next prefill call may have, at least MIN_PREFILL_TOKENS."""
-        return max(MIN_PREFILL_TOKENS, int(self._seconds(is_decoding) / self._token_s))
+    def learn_decode(self, work: Work, seconds: float) -> None:
+        """A step's decode calls took so long."""
+        self._decode.learn(work, seconds)
 
-    def learn_decode(self, seconds: float) -> None:
-        before = seconds if self._decode_s is None else self._decode_s
-        self._decode_s = before + SMOOTHING * (seconds - before)
+    def learn_prefill(self, work: Work, seconds: float) -> None:
+        """A prefill call took so long."""
+        self._prefill.learn(work, seconds)
 
-    def learn_prefill(self, num_tokens: int, seconds: float) -> None:
-        weight = SMOOTHING * min(1.0, num_tokens / MIN_PREFILL_TOKENS)
-        self._token_s += weight * (seconds / num_tokens - self._token_s)
+    def room(self, decoding: Work, *, spent_s: float, max_tokens: int) -> Room:
+        """What the next prefill call may hold.
 
-    def _seconds(self, is_decoding: bool) -> float:
-        if not is_decoding or self._decode_s is None:
+        Args:
+            decoding: what the next decode will compute; of no call where nothing decodes.
+            spent_s: seconds since the streams got their last tokens.
+        """
+        cost = self._prefill.now
+        return Room(cost, self._seconds(decoding) - spent_s - cost.fixed, max_tokens)
+
+    def _seconds(self, decoding: Work) -> float:
+        """From the streams' last tokens to the beginning of the next decode."""
+        if decoding.calls == 0:
             return MAX_PREFILL_S
-        gap_s = GAP_IN_DECODE_STEPS * self._decode_s if self._itl_slo_s is None else self._itl_slo_s
-        return max(gap_s - self._decode_s, 0.0)
+        decode_s = self._decode.seconds(decoding)
+        gap_s = GAP_IN_DECODE_STEPS * decode_s if self._itl_slo_s is None else self._itl_slo_s
+        return min(gap_s - decode_s, MAX_CALL_S)

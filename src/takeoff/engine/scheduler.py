@@ -1,15 +1,16 @@
 """What the next calls compute, and for whom. Pure policy: no model, no clock, no I/O.
 
-Sequences wait in order of arrival, take the lowest free slot, and are prefilled in order of
-admission. A sequence whose prefix another one is about to compute waits for that one: the other is
-ahead of it in this order, so waiting never takes longer than computing the prefix itself would.
+Sequences wait in order of arrival and take the lowest free slot. Every other prefill call goes to
+them in order of admission; in those between, who needs much less than the first of that order goes
+before it. So a short prompt doesn't wait for a long one, and nobody takes more than twice the
+calls that it would take in order of admission. A sequence whose prefix another one, admitted before it,
+is about to compute waits for that one, which then counts as being as near to its end as the waiting one.
 
 There is a line for each class of slots, the shortest that a sequence fits into; so who waits for a long
 slot holds up nobody who wants a short one, and nobody else takes the long one. Who outgrows a slot stands
 in the line for a longer one, at the place of its arrival. Nobody waits for ever: who has one of the longest
 slots goes on to its end, so the first in that line gets one; then those who wait in slots of the next
-shorter class leave them, and so on, and only the older are ever ahead. Of classes with prompts to prefill
-each has its turn.
+shorter class leave them, and so on, and only the older are ever ahead.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from itertools import chain
 import numpy as np
 
 from takeoff.engine.llama.rows import ImageTokens
+from takeoff.engine.prefill_budget import Room
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import SlotTable
 from takeoff.ipc.messages import SlotClass
+
+OVERTAKING = 4  # so many times fewer pending tokens let a prompt go before the first in order of admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,10 @@ class Scheduler:
         self.slots = SlotTable(slot_classes)
         self.running: list[Sequence] = []  # in order of admission
         self._lines: list[list[Sequence]] = [[] for _ in slot_classes]  # each in order of arrival
-        self._prefilled = 0  # class of the last prefill
         self._max_slice = max_slice
         self._max_outputs = sum(slots.n_slots for slots in slot_classes)  # logits that one call may want
         self._exact_slices = exact_slices
+        self._is_turn_of_short = False  # of those that overtake, in the next prefill call
 
     @property
     def waiting(self) -> Iterator[Sequence]:
@@ -173,39 +177,53 @@ class Scheduler:
         """How much of `seq` may come from elsewhere: its last token is always computed, for its logits."""
         return seq.whole_images(len(seq.token_ids) - (2 if self._exact_slices else 1))
 
-    def prefill(self, budget: int) -> list[Slice]:
-        """Slices of about `budget` tokens together, given out in order of admission, in slot order.
+    def prefill(self, room: Room) -> list[Slice]:
+        """Slices that fill `room`, in slot order; none only if nobody is in prefill.
 
         All of them are of one adapter, the first one's: a call computes with one adapter, and in slots of
         one class. A slice of an image is alone, and so is one that wants the logits of every token.
         """
         slices: list[Slice] = []
-        for seq in self._next_to_prefill():
-            if slices and (self._exact_slices or budget < 2):
+        for seq in self._prefill_order():
+            size = room.fitting(seq.num_computed_tokens)
+            if slices and (self._exact_slices or size < 2):
                 break
-            piece = Slice(seq, self._slice_size(seq, budget))
+            piece = Slice(seq, self._slice_size(seq, size))
             is_alone = piece.image is not None or piece.wants_all
-            if slices and (seq.lora != slices[0].seq.lora or is_alone):
+            first = slices[0].seq if slices else seq
+            if slices and ((seq.lora, seq.slot_class) != (first.lora, first.slot_class) or is_alone):
                 continue
             slices.append(piece)
             if is_alone:
                 break
-            budget -= piece.size
+            room.take(seq.num_computed_tokens, piece.size)
         position = {seq: place for place, seq in enumerate(self.slots)}
         return sorted(slices, key=lambda piece: position[piece.seq])
 
-    def _next_to_prefill(self) -> list[Sequence]:
-        """Sequences with prompts to compute, of the class whose turn it is, in order of admission."""
-        pending = [seq for seq in self.running if seq.num_pending_tokens > 1 and seq.leader is None]
-        count = len(self._lines)
-        if pending:
-            self._prefilled = min(
-                {seq.slot_class for seq in pending}, key=lambda number: (number - self._prefilled - 1) % count
-            )
-        return [seq for seq in pending if seq.slot_class == self._prefilled]
+    def _prefill_order(self) -> list[Sequence]:
+        """Who is in prefill and waits for nobody: in order of admission, or the short ones first."""
+        in_prefill = [seq for seq in self.running if seq.num_pending_tokens > 1 and seq.leader is None]
+        if len(in_prefill) < 2:
+            return in_prefill
+        is_turn, self._is_turn_of_short = self._is_turn_of_short, not self._is_turn_of_short
+        if not is_turn:
+            return in_prefill
+        needs = self._needs()
+        bound = needs[in_prefill[0]] / OVERTAKING
+        return sorted(in_prefill, key=lambda seq: min(needs[seq], bound))
 
-    def _slice_size(self, seq: Sequence, budget: int) -> int:
-        """Up to the budget, the next fork point, and the next border of an image.
+    def _needs(self) -> dict[Sequence, int]:
+        """Tokens to compute until the prompt is complete, or that of somebody who waits for it."""
+        needs: dict[Sequence, int] = {}
+        for seq in reversed(self.running):  # who waits was admitted later
+            needs[seq] = min(seq.num_pending_tokens, needs.get(seq, seq.num_pending_tokens))
+            if seq.leader is not None:
+                until = needs[seq] - seq.leader.num_computed_tokens
+                needs[seq.leader] = min(until, needs.get(seq.leader, until))
+        return needs
+
+    def _slice_size(self, seq: Sequence, most: int) -> int:
+        """Up to `most`, the next fork point, and the next border of an image.
 
         Of an exact slice a rest of one token becomes part; an image that sees itself is not cut.
         """
@@ -214,7 +232,7 @@ class Scheduler:
         if span is not None and span.tokens.sees_itself:
             return pending
         max_slice = min(self._max_slice, self._max_outputs) if seq.params.prompt_logprobs else self._max_slice
-        size = min(pending, max(budget, 2), max_slice)
+        size = min(pending, max(most, 2), max_slice)
         ahead = [point - computed for point in seq.fork_points if point - computed >= 2]
         size = min(size, *ahead) if ahead else size
         if self._exact_slices and pending - size == 1:
