@@ -131,6 +131,25 @@ def test_a_long_prompt_is_prefilled_in_slices_between_the_steps_of_others() -> N
     assert len(run.events[1]) >= len(sizes), "the running stream got a token between any two slices"
 
 
+def test_who_comes_or_leaves_during_a_decode_is_served_before_the_next_one() -> None:
+    run = Run(4)
+    for request_id in (1, 2):
+        run.submit(request_id, prompt_of(4, seed=request_id), replace(GREEDY, max_new_tokens=40))
+    while not (run.events[1] and run.events[2]):
+        run.engine.step()
+
+    def come_and_leave() -> None:
+        run.submit(3, prompt_of(8, seed=3))
+        run.engine.cancel(1)
+
+    run.engine.step(come_and_leave)
+    assert run.completion(3) == expected_completion(prompt_of(8, seed=3), 1)
+    assert run.reason(1) is FinishReason.CANCELLED
+    run.finish()
+    assert run.completion(3) == expected_completion(prompt_of(8, seed=3), 8)
+    assert run.completion(2) == expected_completion(prompt_of(4, seed=2), 40)
+
+
 def test_requests_with_a_common_prefix_compute_it_once() -> None:
     run = Run(8)
     common = prompt_of(160)

@@ -137,12 +137,17 @@ class Engine:
             self._release(seq)
         self._deliver(events)
 
-    def step(self) -> None:
-        """Decode all that run, deliver, then prefill for as long as the streams can bear."""
+    def step(self, on_decoded: Callable[[], None] = lambda: None) -> None:
+        """Decode all that run, deliver, then prefill for as long as the streams can bear.
+
+        `on_decoded` is called between the two, and may submit and cancel: whoever came during the decode
+        needn't wait for the next one.
+        """
         decoding = self._compact()
         self._told_at = self._clock()
         if decoding:
             self._decode(decoding)
+        on_decoded()
         for seq, left in self._scheduler.admit():
             if not self._parking.bring(seq, left):
                 seq.queue_s = self._clock() - seq.arrived_at

@@ -93,7 +93,7 @@ class EngineProcess:
                 continue
             try:
                 with turns.taken():
-                    engine.step()
+                    engine.step(lambda: self._apply_commands(engine, inbox))
             except ChannelClosed:
                 raise
             except Exception as exc:  # the root of the thread: whoever was in the step is told
