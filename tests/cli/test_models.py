@@ -21,9 +21,18 @@ def home(tmp_path):
 def test_the_store_is_listed_as_tab_separated_lines(home, capsys):
     models_command.models(home=home)
     header, line = (line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert header == ["name", "size", "architecture", "quantisation", "context", "parameters", "task"]
+    assert header == [
+        "name",
+        "size",
+        "architecture",
+        "quantisation",
+        "context",
+        "parameters",
+        "task",
+        "profile",
+    ]
     assert line[0].startswith("tiny-")
-    assert line[1:] == ["0 MB", "llama", "F32", "2,048", "66K", "generate"]
+    assert line[1:] == ["0 MB", "llama", "F32", "2,048", "66K", "generate", "-"]
 
 
 def test_json_holds_exact_numbers_and_the_path(home, capsys):

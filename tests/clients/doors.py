@@ -70,5 +70,6 @@ EMBEDDER: dict[str, object] = {"model_name": "minilm", "device": "cpu", "consume
 def serving_manifest(manifest: Path, *flags: str) -> Iterator[tuple[Server, Doors]]:
     """A server of the manifest, started and perhaps still loading."""
     doors = free_doors()
-    with serving("--manifest", str(manifest), *doors.flags(), *flags) as server:
+    # Not optimised: a reader added by the model's name serves the file that `chat_reader` does.
+    with serving("--manifest", str(manifest), "--no-optimize", *doors.flags(), *flags) as server:
         yield server, doors

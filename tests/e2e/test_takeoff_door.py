@@ -52,6 +52,7 @@ def doors(smollm2_path: Path) -> Iterator[Doors]:
         management,
         "--openai-port",
         "off",
+        "--no-optimize",  # a reader added by the model's name serves the file that this one does
     )
     with serving("--model", str(smollm2_path), "--max-slots", "4", "--context", "512", *ports) as server:
         server.wait_ready()

@@ -28,6 +28,7 @@ class RealEngine:
         loras: Sequence[Lora] = (),
         projector: Path | None = None,
         slot_classes: Sequence[SlotClass] = (),
+        kv_type: str = "f16",
     ) -> None:
         slot_classes = slot_classes or (SlotClass(n_slots, n_ctx_slot),)
         load = Load(
@@ -46,6 +47,7 @@ class RealEngine:
             loras=list(loras),
             slot_classes=list(slot_classes),
             parking_bytes=64 << 20,
+            kv_type=kv_type,
         )
         self.kernels = LlamaKernels(load, lambda share: None)
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))

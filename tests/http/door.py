@@ -127,6 +127,10 @@ class FakeReader:
         return self.settings.consumer_group
 
     @property
+    def quantisation(self) -> str:
+        return "Q8_0"
+
+    @property
     def model_name(self) -> str:
         return self.settings.model
 

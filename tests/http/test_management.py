@@ -34,6 +34,7 @@ ONE = {
     "state": "live",
     "model_name": "gemma",
     "model_type": "generate",
+    "quantization": "Q8_0",
     "device": "cpu",
     "consumer_group": "primary",
     "consumer_groups": ["primary"],

@@ -292,9 +292,9 @@ def test_when_a_later_prompt_is_refused_those_before_it_are_cancelled() -> None:
 def test_the_models_are_listed() -> None:
     body = ask(make_door(), "GET", "/v1/models").json
     assert body["object"] == "list"
-    assert [(model["id"], model["object"], model["owned_by"]) for model in body["data"]] == [
-        ("smollm2", "model", "takeoff")
-    ]
+    (model,) = body["data"]
+    assert (model["id"], model["object"], model["owned_by"]) == ("smollm2", "model", "takeoff")
+    assert model["quantization"] == "Q8_0", "of the weights that are served"
 
 
 def test_one_model_is_told_by_its_name() -> None:

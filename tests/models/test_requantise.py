@@ -68,13 +68,13 @@ def test_a_variant_is_made_once_checked_and_found_again(model, home):
 
 def test_types_by_tensor_and_a_file_in_place(smollm2_path, home):
     model = in_place(smollm2_path)
-    recipe = Recipe("mixed", "Q8_0", tensor_types=((r"^blk\.0\.ffn_down", "Q4_1"), ("ffn_down", "IQ4_NL")))
+    recipe = Recipe("mixed", "Q8_0", tensor_types=((r"^blk\.0\.ffn_down", "Q4_1"), ("ffn_down", "Q4_0")))
     variant = requantise(model, recipe, home, 2)
     served = variant_model(model, home, variant)
     types = types_of(served.path)
     assert served.path.is_relative_to(home / "in-place")
     assert types["blk.0.ffn_down.weight"] == "Q4_1"
-    assert types["blk.1.ffn_down.weight"] == "IQ4_NL"
+    assert types["blk.1.ffn_down.weight"] == "Q4_0"
     assert types["blk.1.ffn_up.weight"] == "Q8_0"
     before, after = smollm2_path.read_bytes(), served.path.read_bytes()
     name = "blk.0.ffn_down.weight"

@@ -11,7 +11,7 @@ from tests.models.vision_files import write_projector
 from takeoff.errors import ModelError
 from takeoff.ipc.messages import Load
 from takeoff.models.store import Store
-from takeoff.service.planning import Planner
+from takeoff.service.planner import Planner
 from takeoff.settings import ReaderSettings
 
 

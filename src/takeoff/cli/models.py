@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from takeoff.models.catalogue import CatalogueModel
+    from takeoff.models.profile import Profile
     from takeoff.models.store import Store, StoredModel
 
 
@@ -18,7 +19,10 @@ def models(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes")] = False,
     home: Annotated[Path | None, typer.Option(help="Folder of the model store  [env: TAKEOFF_HOME]")] = None,
 ) -> None:
-    """List the models of the store: size, architecture, quantisation, context length.
+    """List the models of the store: size, architecture, quantisation, context length, profile.
+
+    A profile says how a model runs fastest here; its variants are the same weights in other formats. They
+    lie in the model's folder: to remove a model with all that was made of it, delete that.
 
     With --available: the catalogue, with the memory and the tokens/s to expect on this machine.
     """
@@ -36,27 +40,60 @@ def _print_stored(stored: Sequence[StoredModel], root: Path, json_output: bool) 
     from takeoff.cli.console import print_json, print_table, talk
 
     if json_output:
-        print_json([_stored_facts(model) for model in stored])
+        print_json([_stored_facts(model, root) for model in stored])
         return
     if not stored:
         talk().print(f"no models in {root}; `takeoff pull` fetches the default one", markup=False)
         return
     print_table(
-        ("name", "size", "architecture", "quantisation", "context", "parameters", "task"),
-        [
-            (
-                model.name,
-                _size(model.file_bytes),
-                model.architecture,
-                model.quantisation,
-                f"{model.context_length:,}",
-                _count(model.num_params),
-                model.task,
-            )
-            for model in stored
-        ],
+        ("name", "size", "architecture", "quantisation", "context", "parameters", "task", "profile"),
+        [row for model in stored for row in _stored_rows(model, root)],
         right=("size", "context", "parameters"),
     )
+
+
+def _stored_rows(model: StoredModel, root: Path) -> list[tuple[str, ...]]:
+    """A model, then its variants; beside the model what it runs as."""
+    from takeoff.models.variants import list_variants, model_place
+
+    profile = _profile(model, root)
+    variants = list_variants(model_place(model, root))
+    weights = next((each.recipe.name for each in variants if profile and each.file == profile.weights), None)
+    runs_as = "-" if profile is None else f"{profile.goal}: {weights or model.quantisation}"
+    facts = (f"{model.context_length:,}", _count(model.num_params), model.task)
+    return [
+        (
+            model.name,
+            _size(model.file_bytes),
+            model.architecture,
+            model.quantisation,
+            *facts,
+            runs_as,
+        ),
+        *(
+            (
+                f"{model.name}: {each.recipe.name}",
+                _size(each.file_bytes),
+                model.architecture,
+                each.quantisation,
+                *facts,
+                "-",
+            )
+            for each in variants
+        ),
+    ]
+
+
+def _profile(model: StoredModel, root: Path) -> Profile | None:
+    """The model's profile, whether it counts here or not; None where there is none, or a damaged one."""
+    from takeoff.errors import ModelError
+    from takeoff.models.profile import PROFILE_FILE, read_profile
+    from takeoff.models.variants import model_place
+
+    try:
+        return read_profile(model_place(model, root) / PROFILE_FILE)
+    except ModelError:
+        return None
 
 
 def _print_catalogue(store: Store, json_output: bool) -> None:
@@ -98,7 +135,11 @@ def _print_catalogue(store: Store, json_output: bool) -> None:
     )
 
 
-def _stored_facts(model: StoredModel) -> dict[str, Any]:
+def _stored_facts(model: StoredModel, root: Path) -> dict[str, Any]:
+    import msgspec
+
+    from takeoff.models.variants import list_variants, model_place
+
     return {
         "name": model.name,
         "path": str(model.path),
@@ -113,6 +154,8 @@ def _stored_facts(model: StoredModel) -> dict[str, Any]:
         "quantisation": model.quantisation,
         "context_length": model.context_length,
         "num_params": model.num_params,
+        "profile": msgspec.to_builtins(_profile(model, root)),
+        "variants": msgspec.to_builtins(list_variants(model_place(model, root))),
     }
 
 

@@ -263,8 +263,8 @@ class DiskTier:
             projector_hash=hashes.projector,
             engine_build=self._engine_build,
             n_ctx_slot=load.n_ctx_slot,
-            cache_type_k="f16",  # llama.cpp's default, which the context is made with
-            cache_type_v="f16",
+            cache_type_k=load.kv_type,
+            cache_type_v=load.kv_type,
             flash_attention=load.flash_attention,
             deterministic=load.deterministic,
         )

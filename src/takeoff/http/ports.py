@@ -90,6 +90,8 @@ class Reader(Protocol):
     @property
     def model_name(self) -> str: ...
     @property
+    def quantisation(self) -> str | None: ...  # of the weights that it serves; None: not known (yet)
+    @property
     def task(self) -> str: ...  # generate, embed, classify
     @property
     def max_tokens(self) -> int: ...  # of one sequence or text; of a live one

@@ -24,6 +24,7 @@ def reader_facts(reader: Reader) -> dict[str, Any]:
         "state": reader.state,
         "model_name": reader.model_name,
         "model_type": reader.task,
+        "quantization": reader.quantisation,
         "device": reader.settings.device,
         "consumer_group": reader.group,
         "consumer_groups": [reader.group],

@@ -65,6 +65,7 @@ class Load(Message, frozen=True):
     disk_cache_folder: str | None = None  # where they lie; None: there are none
     slot_classes: list[SlotClass] = []  # together `n_slots`, the shortest first; empty: all are alike
     parking_bytes: int = 0  # for sequences that have outgrown their slot and wait for a longer one
+    kv_type: str = "f16"  # of settings.fields.KvType
 
     @property
     def classes(self) -> tuple[SlotClass, ...]:

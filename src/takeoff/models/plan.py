@@ -8,13 +8,15 @@ from functools import partial
 
 from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile
+from takeoff.models.gguf_types import TENSOR_TYPES
 from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
 from takeoff.models.projector import ProjectorFile
 from takeoff.models.slot_layout import Layout, Wish, layouts, padded, told
 from takeoff.settings import ReaderSettings
 
-KV_ELEMENT_BYTES = 2  # f16
+KV_BITS = {name.lower(): 8 * size / block for name, block, size in TENSOR_TYPES.values()}  # an element
+WHOLE_KV_TYPES = ("f16", "bf16")  # the others come in blocks, and need flash attention
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
 IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
@@ -35,6 +37,7 @@ class Plan:
     n_threads_prefill: int
     n_gpu_layers: int
     flash_attention: bool
+    kv_type: str
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
@@ -191,6 +194,7 @@ def _plan(
     if settings.deterministic and settings.flash_attention == "on":
         raise SettingsError("--deterministic needs --flash-attention off", param="flash_attention")
     flash_attention = settings.flash_attention != "off" and not settings.deterministic
+    _check_kv_type(model, settings, flash_attention=flash_attention)
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
     count = sum(each.num_slots for each in slots)
@@ -198,7 +202,8 @@ def _plan(
     parking_bytes = 0
     if len(slots) > 1:
         parking_bytes = min(
-            sum(each.num_slots for each in slots[1:]) * _kv_bytes(model, 1, slots[0].context, ubatch),
+            sum(each.num_slots for each in slots[1:])
+            * _kv_bytes(model, 1, slots[0].context, ubatch, settings.kv_type),
             cache_bytes // PARKING_SHARE,
         )
     return Plan(
@@ -209,8 +214,11 @@ def _plan(
         n_threads_prefill=settings.threads_prefill or threads,
         n_gpu_layers=gpu_layers(model, settings, machine),
         flash_attention=flash_attention,
+        kv_type=settings.kv_type,
         weights_bytes=model.tensor_bytes + model.repacked_bytes,
-        kv_bytes=sum(_kv_bytes(model, each.num_slots, each.context, ubatch) for each in slots),
+        kv_bytes=sum(
+            _kv_bytes(model, each.num_slots, each.context, ubatch, settings.kv_type) for each in slots
+        ),
         compute_bytes=sum(
             _compute_bytes(model, count, each.context, ubatch, flash_attention=flash_attention)
             for each in slots
@@ -251,9 +259,28 @@ def _projector_bytes(projector: ProjectorFile | None) -> int:
     return projector.num_bytes + projector.compute_bytes + IMAGE_BYTES
 
 
-def _kv_bytes(model: GgufFile, slots: int, context: int, ubatch: int) -> int:
+def _check_kv_type(model: GgufFile, settings: ReaderSettings, *, flash_attention: bool) -> None:
+    """Raises SettingsError: the cache can't have that type (llama-context.cpp, llama_init_from_model)."""
+    kv_type = settings.kv_type
+    if kv_type in WHOLE_KV_TYPES:
+        return
+    if not flash_attention:
+        why = "--deterministic" if settings.deterministic else "--flash-attention off"
+        raise SettingsError(
+            f"--kv-type {kv_type} needs flash attention, and {why} rules it out", param="kv_type"
+        )
+    block = next(block for name, block, _ in TENSOR_TYPES.values() if name.lower() == kv_type)
+    if model.key_length % block or model.value_length % block:
+        raise SettingsError(
+            f"--kv-type {kv_type} comes in blocks of {block}, and a head of this model has "
+            f"{model.key_length} keys and {model.value_length} values",
+            param="kv_type",
+        )
+
+
+def _kv_bytes(model: GgufFile, slots: int, context: int, ubatch: int, kv_type: str) -> int:
     """Sliding layers keep their window and one micro-batch (llama-kv-cache-iswa.cpp)."""
-    per_cell = model.n_kv_heads * (model.key_length + model.value_length) * KV_ELEMENT_BYTES
+    per_cell = int(model.n_kv_heads * (model.key_length + model.value_length) * KV_BITS[kv_type] / 8)
     every = _FULL_LAYER_EVERY.get(model.architecture)
     full = model.n_layers if every is None or not model.sliding_window else model.n_layers // every
     window = min(context, padded(model.sliding_window + ubatch))

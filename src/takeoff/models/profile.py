@@ -29,6 +29,7 @@ from takeoff.models.variants import (
     source_key,
     variant_model,
 )
+from takeoff.settings.fields import KvType
 
 PROFILE_FILE = "profile.json"
 _MAX_PROFILE_BYTES = 256 * 1024
@@ -60,7 +61,7 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     speeds: tuple[Speed, ...] = ()
     prefill: tuple[float, float] | None = None  # tokens/s, before and after
-    memory_bytes: tuple[int, int] | None = None  # of weights, KV cache and buffers, before and after
+    memory_bytes: tuple[int, int] | None = None  # of the weights, before and after
     kl: float | None = None  # mean divergence of the next token's distribution, in nats
     perplexity_ratio: float | None = None
 
@@ -79,9 +80,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: BatchTokens | None = None
     ubatch: BatchTokens | None = None
     flash_attention: Literal["on", "off"] | None = None
-    kv_type: str | None = None
+    kv_type: KvType | None = None
     figures: Figures = Figures()
     made_at: str = ""  # ISO 8601, UTC
+
+    @property
+    def is_plain(self) -> bool:
+        """It says nothing but that the defaults are best."""
+        return self.weights is None and not self.settings
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -5,10 +5,6 @@ llama.cpp does it, in a child process of its own: ggml ends its process when an 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections import deque
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
@@ -17,6 +13,7 @@ import msgspec
 
 from takeoff.errors import ModelError
 from takeoff.models import disk
+from takeoff.models.child import ChildFailed, lines_of
 from takeoff.models.gguf import GgufFile, read_gguf
 from takeoff.models.gguf_types import TENSOR_TYPES
 from takeoff.models.progress import NoProgress, Progress
@@ -32,9 +29,9 @@ from takeoff.models.variants import (
     variants_folder,
 )
 
-CHILD = "takeoff.engine.llama.requantise"  # named, not imported: imports point the other way
+CHILD = "takeoff.engine.llama.requantise"
+DONE = "done "  # begins a line of the child that tells the share of tensors that are done
 BITS = {name: 8 * block_bytes / block for name, block, block_bytes in TENSOR_TYPES.values()}  # a weight
-_KEPT_LINES = 5  # of what the child says before it fails
 
 
 def requantise(
@@ -106,37 +103,11 @@ def _make(model: StoredModel, recipe: Recipe, final: Path, threads: int, progres
 
 
 def _run_child(model: StoredModel, recipe: Recipe, part: Path, threads: int, progress: Progress) -> None:
-    """Raise ModelError when the child fails, with its last lines."""
+    """Raises ModelError: the child failed; with its last lines."""
     order = msgspec.json.encode(recipe).decode()
-    command = [sys.executable, "-P", "-m", CHILD, str(model.path), str(part), str(threads), order]
-    last: deque[str] = deque(maxlen=_KEPT_LINES)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,  # its end tells the child that we are gone
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=_environ(),
-    ) as child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                head, _, share = line.strip().rpartition("done ")
-                if head == "" and share.replace(".", "", 1).isdigit():
-                    progress.at(int(float(share) * model.file_bytes))
-                elif line.strip():
-                    last.append(line.strip())
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode != 0:
-        why = " / ".join(last) or f"it ended with {child.returncode}"
-        raise ModelError(f"llama.cpp could not make {recipe.name} of {model.name}: {why}")
-
-
-def _environ() -> dict[str, str]:
-    """What the child gets of our environment: it reads a stranger's file and needs no secrets."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("TAKEOFF_", "LICENSE_"))
-    }
+    try:
+        for line in lines_of(CHILD, model.path, part, threads, order):
+            if line.startswith(DONE):
+                progress.at(int(float(line.removeprefix(DONE)) * model.file_bytes))
+    except ChildFailed as exc:
+        raise ModelError(f"llama.cpp could not make {recipe.name} of {model.name}: {exc}") from exc

@@ -3,8 +3,7 @@
     <home>/models/<name>/variants/<file>.gguf, .json    of a model of the store; removed with it
     <home>/in-place/<name>/variants/                    of a file that is used where it lies
 
-A variant has its final name only when it is whole, and is checked like any model before it is served;
-above that its tensors must have the names and shapes of the source's.
+A variant has its final name only when it is whole, hashed, and found to have the source's tensors.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import msgspec
 
 from takeoff.errors import ModelError
 from takeoff.models import disk
-from takeoff.models.gguf import GgufFile, read_gguf
+from takeoff.models.gguf import GgufFile
 from takeoff.models.gguf_types import FILE_TYPES, TENSOR_TYPES
 from takeoff.models.sources import store_name
-from takeoff.models.stored import StoredModel, read_facts
+from takeoff.models.stored import StoredModel
 
 _MAX_RECORD_BYTES = 64 * 1024
 _TYPE_NAMES = {name for name, _, _ in TENSOR_TYPES.values()}
@@ -103,19 +102,13 @@ def find_variant(model: StoredModel, home: Path, file: str) -> Variant | None:
 
 
 def variant_model(model: StoredModel, home: Path, variant: Variant) -> StoredModel:
-    """A variant as a model that can be served under its source's name.
-
-    Raises:
-        ModelError: its file is damaged, or is not of the same model.
-    """
-    path = variants_folder(model_place(model, home)) / variant.file
-    check_same_model(read_gguf(model.path), read_gguf(path))
+    """A variant as a model that can be served under its source's name; its header is read as any model's."""
     return replace(
         model,
-        path=path,
+        path=variants_folder(model_place(model, home)) / variant.file,
         sha256=variant.sha256,
         file_bytes=variant.file_bytes,
-        quantisation=read_facts(path).quantisation,
+        quantisation=variant.quantisation,
     )
 
 
@@ -132,6 +125,13 @@ def check_same_model(source: GgufFile, variant: GgufFile) -> None:
 def record_variant(folder: Path, variant: Variant) -> None:
     data = msgspec.json.format(msgspec.json.encode(variant), indent=2)
     disk.write_whole((folder / variant.file).with_suffix(".json"), data + b"\n")
+
+
+def discard_variant(place: Path, variant: Variant) -> None:
+    """Delete one."""
+    path = variants_folder(place) / variant.file
+    disk.discard(path)
+    disk.discard(path.with_suffix(".json"))
 
 
 def discard_variants(place: Path) -> None:

@@ -12,7 +12,9 @@ from takeoff.models.machine import read_machine
 from takeoff.models.progress import Progress
 from takeoff.models.store import Store, StoredModel
 from takeoff.observe.metrics import Metrics
-from takeoff.service.planning import Planned, Planner, plan_reader
+from takeoff.service.planner import Planner
+from takeoff.service.planning import Planned
+from takeoff.service.profiling import plan_profiled
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 
@@ -54,7 +56,9 @@ def for_own_use(settings: Settings) -> Settings:
 def plan_readers(
     settings: Settings, watch: Callable[[], AbstractContextManager[Progress]]
 ) -> Iterator[PlannedReader]:
-    """Fetch the models and plan the readers one beside the other. Blocks while it downloads.
+    """Fetch the models and plan the readers one beside the other, by their profiles.
+
+    Blocks while it downloads, and while it makes a faster format of a model that has no profile yet.
 
     Each pull is told to a progress of its own, which `watch` makes.
 
@@ -68,10 +72,10 @@ def plan_readers(
         with watch() as progress:
             store = Store(settings.store, reader_settings.access_token)
             model = store.pull(reader_settings.model, progress)
-        planned = plan_reader(model, reader_settings, machine)
-        left = machine.memory_available_bytes - planned.plan.total_bytes
+            plan = plan_profiled(model, reader_settings, machine, settings.store, progress.note, progress)
+        left = machine.memory_available_bytes - plan.planned.plan.total_bytes
         machine = replace(machine, memory_available_bytes=max(left, 0))
-        yield PlannedReader(name or model.name, reader_settings, model, planned)
+        yield PlannedReader(name or model.name, reader_settings, plan.model, plan.planned)
 
 
 @asynccontextmanager

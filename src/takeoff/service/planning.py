@@ -1,9 +1,8 @@
-"""From a reader's settings to its launch: find the model, plan its memory."""
+"""From a model and a reader's settings to its launch: plan its memory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from takeoff.models.encoder import EncoderModel, read_encoder
 from takeoff.models.encoder_plan import EncoderPlan, make_encoder_plan
 from takeoff.models.gguf import GgufFile, read_gguf
 from takeoff.models.lora import read_lora
-from takeoff.models.machine import Machine, read_machine
+from takeoff.models.machine import Machine
 from takeoff.models.plan import Plan, make_plan
 from takeoff.models.projector import read_projector
-from takeoff.models.store import Store, StoredModel
+from takeoff.models.stored import StoredModel
 from takeoff.request import Task
 from takeoff.service.reader import Launch
 from takeoff.settings import ReaderSettings
@@ -29,61 +28,6 @@ class Planned:
 
     launch: Launch
     plan: Plan | EncoderPlan
-
-
-class Planner:
-    """Plans readers that are added while the server runs: nothing is fetched for a stranger."""
-
-    def __init__(self, store: Store, folders: Sequence[Path]) -> None:
-        """Models come from `store`, or from files below `folders`."""
-        self._store = store
-        self._folders = [folder.resolve() for folder in folders]
-
-    def __call__(self, settings: ReaderSettings) -> Launch:
-        """The launch of a reader. Its adapters and projector lie below the folders, too.
-
-        Raises:
-            ModelError: no such file here, or none that can be served.
-            PlanError: it does not fit into the memory that is free now.
-        """
-        model = self._find(settings.model)
-        loras = {name: str(self._file(path)) for name, path in settings.loras.items()}
-        mmproj = None if settings.mmproj is None else self._file(str(settings.mmproj))
-        confined = settings.model_copy(update={"loras": loras, "mmproj": mmproj})
-        return plan_reader(model, confined, read_machine()).launch
-
-    def _find(self, name: str) -> StoredModel:
-        stored = self._store.find(name)
-        if stored is not None:
-            return stored
-        path = self._below(name)
-        if path is not None:
-            return self._store.pull(str(path))
-        raise ModelError(
-            f"there is no model {name!r} in the store"
-            + (f" or below {self._places()}" if self._folders else ""),
-            hint="`takeoff pull` it first; `takeoff models` lists what is there",
-        )
-
-    def _file(self, name: str) -> Path:
-        path = self._below(name)
-        if path is None:
-            raise ModelError(
-                f"there is no file {name!r} below {self._places() or 'any folder: none is configured'}",
-                hint="serve with --repository-path, and name a file below it",
-            )
-        return path
-
-    def _below(self, name: str) -> Path | None:
-        """What `name` is below one of the folders, if it is there."""
-        for folder in self._folders:
-            path = (folder / name).resolve()
-            if path.is_relative_to(folder) and path.exists():
-                return path
-        return None
-
-    def _places(self) -> str:
-        return ", ".join(map(str, self._folders))
 
 
 def plan_reader(model: StoredModel, settings: ReaderSettings, machine: Machine) -> Planned:
@@ -137,6 +81,7 @@ def _plan_generator(
         n_threads_prefill=plan.n_threads_prefill,
         n_gpu_layers=plan.n_gpu_layers,
         flash_attention=plan.flash_attention,
+        kv_type=plan.kv_type,
         deterministic=settings.deterministic,
         cache_bytes=plan.cache_bytes,
         disk_cache_bytes=settings.prefix_cache_disk_mb << 20,

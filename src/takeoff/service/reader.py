@@ -93,6 +93,12 @@ class Reader:
         return self.settings.model if self.launch is None else self.launch.model_name
 
     @property
+    def quantisation(self) -> str | None:
+        """Format of the weights that it serves; None before it is launched, and of a model in ONNX."""
+        told = None if self.launch is None else self.launch.config.get("quantization")
+        return told if isinstance(told, str) else None
+
+    @property
     def task(self) -> Task:
         return Task.GENERATE if self.launch is None else self.launch.task
 

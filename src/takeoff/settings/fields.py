@@ -28,6 +28,7 @@ from takeoff.settings.values import (
 )
 
 DEFAULT_PORT = 8000
+KvType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]  # that the CPU backend has
 
 SECRETS = frozenset({"api_key", "access_token"})  # never shown, never dumped
 
@@ -100,6 +101,13 @@ class ReaderSettings(BaseModel):
     )
     flash_attention: Literal["auto", "on", "off"] = Field(
         "auto", description="Fused attention kernel; 'auto' is on unless deterministic"
+    )
+    kv_type: KvType = Field(
+        "f16", description="Type of the KV cache; smaller ones need flash attention and cost some quality"
+    )
+    optimize: bool = Field(
+        True,
+        description="Run the model as its profile says, or make a faster format of it if it has none",
     )
     deterministic: bool = Field(
         False, description="Same request, same bytes, whatever runs beside it; decodes slower"

@@ -21,6 +21,9 @@ from takeoff.engine.llama.rows import Rows
 from takeoff.engine.llama.snapshots import fitting
 from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load, SlotClass
+from takeoff.models.gguf_types import TENSOR_TYPES
+
+_GGML_TYPES = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
 
 
 class LlamaContext:
@@ -189,6 +192,7 @@ def _make_context(model: C.llama_model_p, load: Load, slots: SlotClass) -> C.lla
     params.n_outputs_max = load.n_slots  # of one token of each slot, or of so many of a single one
     params.n_threads = params.n_threads_batch = load.n_threads
     params.flash_attn_type = int(load.flash_attention)  # 1: enabled, 0: disabled
+    params.type_k = params.type_v = _GGML_TYPES[load.kv_type]
     params.kv_unified = False
     params.swa_full = False
     params.no_perf = True

@@ -9,17 +9,16 @@ Source: llama_model_quantize in include/llama.h of the llama.cpp that llama-cpp-
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import sys
-import threading
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 import msgspec
 
 from takeoff.engine.llama.backends import load_backends
-from takeoff.ipc.lifeline import die_with_parent
+from takeoff.ipc.lifeline import die_with_parent, end_with_stdin
 from takeoff.models.gguf_types import FILE_TYPES, TENSOR_TYPES
+from takeoff.models.requantise import DONE
 from takeoff.models.variants import Recipe
 
 MAX_BUFFER_BYTES = 256 << 20  # of a tensor's rows in memory; llama.cpp's own default is 8 GiB
@@ -34,7 +33,7 @@ _FILE_TYPES = {name: number for number, name in FILE_TYPES.items()}
 def _log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if found := _AT_TENSOR.match(line):
-        _say(f"done {int(found[1]) / int(found[2]):.4f}")
+        _say(f"{DONE}{int(found[1]) / int(found[2]):.4f}")
     elif level >= _WARNING and line and "manual override" not in line:
         _say(line)
 
@@ -64,15 +63,9 @@ def quantise(source: str, target: str, threads: int, recipe: Recipe) -> bool:
     return bool(C.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)) == 0)
 
 
-def _end_with_stdin() -> None:
-    while os.read(0, 1):  # not by sys.stdin: its lock is wanted when the interpreter ends
-        pass
-    os._exit(1)
-
-
 def main() -> None:
     die_with_parent()
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    end_with_stdin()
     source, target, threads, order = sys.argv[1:]
     recipe = msgspec.json.decode(order, type=Recipe)
     C.llama_log_set(_log, None)

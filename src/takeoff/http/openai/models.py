@@ -37,7 +37,10 @@ def models_router(service: Service) -> APIRouter:
     created = int(time.time())
 
     def told(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": created, "owned_by": "takeoff"}
+        readers = (each for each in service.readers() if name in (each.group, each.model_name))
+        quantisations = (each.quantisation for each in readers if each.quantisation is not None)
+        facts = {"id": name, "object": "model", "created": created, "owned_by": "takeoff"}
+        return {**facts, "quantization": next(quantisations, None)}
 
     @router.get("/models")
     async def models() -> Response:
