@@ -11,15 +11,15 @@ from tests.engine.real import RealEngine
 
 from takeoff.request import SamplingParams
 
-STREAMS, LONG, SHORTS = (1, 2), 3, (4, 5, 6)
-LENGTHS = {1: 20, 2: 25, LONG: 800, 4: 40, 5: 30, 6: 35}
-MAX_NEW_TOKENS = {1: 120, 2: 120, LONG: 4, 4: 6, 5: 6, 6: 6}
+STREAMS, LONG, SHORTS = (1,), 2, (3, 4)
+LENGTHS = {1: 20, LONG: 240, 3: 24, 4: 30}
+MAX_NEW_TOKENS = {1: 48, LONG: 4, 3: 4, 4: 4}
 
 
 @pytest.fixture(scope="module")
 def engine(smollm2_path: Path) -> Iterator[RealEngine]:
     """Deterministic, so that texts are equal alone and together; without a cache, so that all is computed."""
-    engine = RealEngine(smollm2_path, n_slots=6, n_ctx_slot=1024, deterministic=True, cache_mb=0)
+    engine = RealEngine(smollm2_path, n_slots=4, n_ctx_slot=512, deterministic=True, cache_mb=0)
     yield engine
     engine.close()
 
@@ -47,7 +47,7 @@ def test_short_prompts_overtake_a_long_one_beside_streams_and_every_text_is_what
     for number in (LONG, *SHORTS):
         submit(engine, number)
     order: list[int] = []
-    while len(order) < 4:
+    while len(order) < 3:
         engine.engine.step()
         order += [number for number in (LONG, *SHORTS) if engine.events[number] and number not in order]
     after = engine.engine.counters.snapshot()
@@ -55,7 +55,7 @@ def test_short_prompts_overtake_a_long_one_beside_streams_and_every_text_is_what
     # A rest of one token is decoded with the others, so that a prompt may take one token less.
     computed = after["prefill_tokens"] - before["prefill_tokens"]
     prompts = sum(LENGTHS[number] for number in (LONG, *SHORTS))
-    assert prompts - 4 <= computed <= prompts
+    assert prompts - 3 <= computed <= prompts
     calls, decodes = (after[name] - before[name] for name in ("prefill_calls", "decode_calls"))
     assert calls >= 8, "the prompt was cut"
     assert decodes >= calls / 3, "and the streams went on between its pieces"
