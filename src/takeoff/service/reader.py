@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from takeoff.request import Task
 from takeoff.service.changes import Changes
 from takeoff.service.child import python_module
 from takeoff.service.engine_watch import EngineCalls, EngineWatch, FromAny, ToAny
+from takeoff.service.huge_pages import asking_for_huge_pages
 from takeoff.service.preparer import Preparer, Preparers
 from takeoff.settings import ReaderSettings
 
@@ -176,7 +178,9 @@ class Reader:
             on_death=self._died,
         )
         command = commands.engine if is_generating else commands.encoder
-        self._engine = EngineWatch(self.reader_id, launch.load, command, calls, environ=environ)
+        self._engine = EngineWatch(
+            self.reader_id, launch.load, command, calls, environ=environ | asking_for_huge_pages(os.environ)
+        )
         if is_generating:
             short, large, trial = (
                 Preparer(
