@@ -72,14 +72,20 @@ class FakeKernels:
         self.loras.append(lora)
         logits = []
         for rows in work:
-            assert rows.pos == len(self.memory[rows.slot]), "a token was computed at the wrong position"
-            self.memory[rows.slot] += marked(rows.token_ids, lora)
-            assert len(self.memory[rows.slot]) <= self.room[rows.slot]
-            if rows.wants_logits:
-                row = np.zeros(self.n_vocab, np.float32)
-                row[next_token(self.memory[rows.slot])] = 10.0
-                logits.append(row)
+            memory = self.memory[rows.slot]
+            assert rows.pos == len(memory), "a token was computed at the wrong position"
+            memory += marked(rows.token_ids, lora)
+            assert len(memory) <= self.room[rows.slot]
+            logits += [
+                self.logits_after(memory[: len(memory) - back]) for back in reversed(range(rows.num_outputs))
+            ]
         return np.array(logits, np.float32).reshape(-1, self.n_vocab)
+
+    def logits_after(self, token_ids: list[int]) -> NDArray[np.float32]:
+        """[n_vocab]: what the model says after these."""
+        row = np.zeros(self.n_vocab, np.float32)
+        row[next_token(token_ids)] = 10.0
+        return row
 
     def set_threads(self, n_threads: int) -> None:
         assert n_threads >= 1

@@ -24,6 +24,7 @@ class RealEngine:
         n_ctx_slot: int = 2048,
         flash_attention: bool = True,
         deterministic: bool = False,
+        speculation: bool = False,
         cache_mb: int = 256,
         loras: Sequence[Lora] = (),
         projector: Path | None = None,
@@ -48,6 +49,8 @@ class RealEngine:
             slot_classes=list(slot_classes),
             parking_bytes=64 << 20,
             kv_type=kv_type,
+            speculation=speculation,
+            n_outputs=16,
         )
         self.kernels = LlamaKernels(load, lambda share: None)
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))

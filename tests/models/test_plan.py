@@ -162,6 +162,18 @@ def test_flash_attention_and_deterministic_contradict_each_other() -> None:
     assert make_plan(model(), Settings(), machine(24 * GB)).flash_attention is True
 
 
+def test_speculation_has_room_for_the_logits_of_its_drafts_where_it_is_on() -> None:
+    few, many = Settings(max_slots=2, context=2048), Settings(max_slots=32, context=2048)
+    on = make_plan(model(), few, machine(24 * GB))
+    assert (on.speculation, on.n_outputs) == (True, 16)
+    off = make_plan(model(), few.model_copy(update={"speculation": "off"}), machine(24 * GB))
+    assert (off.speculation, off.n_outputs) == (False, 2)
+    assert on.compute_bytes - off.compute_bytes == 2 * 14 * 49_152 * 4
+    assert make_plan(model(), many, machine(24 * GB)).n_outputs == 32
+    exact = make_plan(model(), few.model_copy(update={"deterministic": True}), machine(24 * GB))
+    assert (exact.speculation, exact.n_outputs) == (False, 2)
+
+
 def test_layers_go_to_a_gpu_as_far_as_they_fit() -> None:
     assert make_plan(model(), Settings(), machine(24 * GB)).n_gpu_layers == 0
     assert make_plan(model(), Settings(), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 31

@@ -62,6 +62,10 @@ class ConstraintState:
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._n_vocab, bitorder="little")
         return np.equal(bits, 0)
 
+    def forced(self) -> list[int]:
+        """The tokens that must come next, up to where there is a choice."""
+        return self._matcher.compute_ff_tokens()
+
     def fitting(self, token_id: int) -> int:
         """`token_id`, which was not blocked; one that ends sooner where too little room would be left."""
         if self.room is None or self.room > self._watched_room or token_id in self._tokenizer.eos_tokens:

@@ -34,6 +34,7 @@ from takeoff.engine.sampler import Sampler, SamplingState
 from takeoff.engine.scheduler import Scheduler, Slice
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import Move
+from takeoff.engine.speculation import Speculation
 from takeoff.engine.text_stream import TextStream
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
@@ -68,9 +69,11 @@ class Engine:
             self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
         )
         self._scratch = np.empty(0, np.uint8)
-        self._budget = PrefillBudget(
-            itl_slo_s=load.itl_slo_ms / 1e3 if load.itl_slo_ms else None, guess=self._warm_up()
+        itl_slo_s = load.itl_slo_ms / 1e3 if load.itl_slo_ms else None
+        self._speculation = Speculation(
+            kernels, self.counters, load.num_outputs, is_on=load.speculation, itl_slo_s=itl_slo_s, clock=clock
         )
+        self._budget = PrefillBudget(itl_slo_s=itl_slo_s, guess=self._warm_up())
         self._told_at = 0.0  # when the streams got their last tokens, by the clock
 
     @property
@@ -176,16 +179,36 @@ class Engine:
             self.kernels.restore(move.source, leaving)
 
     def _decode(self, decoding: list[Sequence]) -> None:
+        groups = [list(group) for _, group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora))]
+        if len(groups) == 1 and self._verify(groups[0]):
+            self._told_at = self._clock()
+            return
         work, started = _decode_work(decoding), self._clock()
-        for (_, lora), group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora)):
-            seqs = list(group)
+        for seqs in groups:
+            call_started = self._clock()
             with self.counters.timed("decode", tokens=len(seqs)):
-                logits = self._forward([_rows(Slice(seq, 1)) for seq in seqs], self._load.n_threads, lora)
+                rows = [_rows(Slice(seq, 1)) for seq in seqs]
+                logits = self._forward(rows, self._load.n_threads, seqs[0].lora)
             for seq in seqs:
                 seq.num_computed_tokens += 1
             self._advance(seqs, logits)
+            self._speculation.learn_decode(len(seqs), self._clock() - call_started)
         self._told_at = self._clock()
         self._budget.learn_decode(work, self._told_at - started)
+
+    def _verify(self, seqs: list[Sequence]) -> bool:
+        """Decode with drafts, if that pays; returns whether it was done."""
+        plan = self._speculation.plan(seqs, [self._room_left(seq) for seq in seqs])
+        if plan is None:
+            return False
+        forward = partial(self._forward, n_threads=self._load.n_threads, lora=seqs[0].lora)
+        self._deliver(self._speculation.verify(seqs, plan, forward, self._choose))
+        return True
+
+    def _room_left(self, seq: Sequence) -> int:
+        """Tokens that one call may compute of a sequence that decodes."""
+        may_come = self._room(seq.params, seq.num_prompt_tokens) - seq.num_completion_tokens
+        return min(may_come, seq.slot_tokens - seq.num_computed_tokens)
 
     def _prefill(self) -> None:
         room = self._prefill_room()
@@ -233,8 +256,11 @@ class Engine:
 
     def _advance(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> None:
         """Choose the next token of each, from `logits` [len(seqs), n_vocab], and tell the news."""
-        if not seqs:
-            return
+        if seqs:
+            self._deliver(self._choose(seqs, logits))
+
+    def _choose(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> list[TokenEvent]:
+        """Choose the next token of each, from `logits` [len(seqs), n_vocab]; returns the news."""
         with self.counters.timed("sample", tokens=len(seqs)):
             asked = [row for row, seq in enumerate(seqs) if seq.params.logprobs is not None]
             most = max((seqs[row].params.logprobs or 0 for row in asked), default=0)
@@ -244,7 +270,7 @@ class Engine:
             if own is not None:
                 for place, row in enumerate(asked):
                     events[row] = self._with_logprobs(events[row], seqs[row], own, place)
-        self._deliver(events)
+        return events
 
     def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
         """Append a token to its sequence and say what it means for the client."""

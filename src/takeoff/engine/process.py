@@ -216,7 +216,7 @@ class EngineProcess:
 
 def _beat(engine: Engine) -> Heartbeat:
     counters = engine.counters.snapshot()
-    steps = int(counters.get("decode_calls", 0) + counters.get("prefill_calls", 0))
+    steps = int(sum(counters.get(f"{kind}_calls", 0) for kind in ("decode", "verify", "prefill")))
     return Heartbeat(steps, engine.counters.call_running_s, engine.num_running, engine.num_waiting, counters)
 
 

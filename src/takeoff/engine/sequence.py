@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.drafts import Drafter
 from takeoff.engine.images import ImageSpan
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.sampler import SamplingState
@@ -43,6 +44,8 @@ class Sequence:
     fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
     spans: tuple[ImageSpan, ...] = ()  # the images of the prompt, by their places
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
+    drafter: Drafter | None = None  # follows its text, once speculation looks at it
+    balance_steps: float = 0.0  # decode steps that drafts have saved it, or cost it
 
     @property
     def num_pending_tokens(self) -> int:

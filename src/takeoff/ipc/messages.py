@@ -66,11 +66,17 @@ class Load(Message, frozen=True):
     slot_classes: list[SlotClass] = []  # together `n_slots`, the shortest first; empty: all are alike
     parking_bytes: int = 0  # for sequences that have outgrown their slot and wait for a longer one
     kv_type: str = "f16"  # of settings.fields.KvType
+    speculation: bool = False  # compute drafts of what comes next where that pays
+    n_outputs: int = 0  # tokens whose logits one call may want, at least one of each slot
 
     @property
     def classes(self) -> tuple[SlotClass, ...]:
         """The slots by their size, the shortest first."""
         return tuple(self.slot_classes) or (SlotClass(self.n_slots, self.n_ctx_slot),)
+
+    @property
+    def num_outputs(self) -> int:
+        return max(self.n_outputs, self.n_slots)
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True, weakref=True):

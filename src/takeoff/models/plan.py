@@ -18,6 +18,7 @@ from takeoff.settings import ReaderSettings
 KV_BITS = {name.lower(): 8 * size / block for name, block, size in TENSOR_TYPES.values()}  # an element
 WHOLE_KV_TYPES = ("f16", "bf16")  # the others come in blocks, and need flash attention
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
+DRAFT_OUTPUTS = 16  # tokens whose logits a call of speculation may want, with fewer slots as well
 IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
 PARKING_SHARE = 4  # at most one part in so many of the snapshots is of sequences between their slots
@@ -38,6 +39,8 @@ class Plan:
     n_gpu_layers: int
     flash_attention: bool
     kv_type: str
+    speculation: bool
+    n_outputs: int  # tokens whose logits one call may want
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
@@ -195,9 +198,13 @@ def _plan(
         raise SettingsError("--deterministic needs --flash-attention off", param="flash_attention")
     flash_attention = settings.flash_attention != "off" and not settings.deterministic
     _check_kv_type(model, settings, flash_attention=flash_attention)
+    count = sum(each.num_slots for each in slots)
+    # A slot whose layers slide can't be trimmed back to what was right; and without flash attention tokens
+    # that are computed together differ in their last bits from those that are computed one by one.
+    speculation = settings.speculation != "off" and not settings.deterministic and not model.sliding_window
+    outputs = max(count, DRAFT_OUTPUTS) if speculation else count
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
-    count = sum(each.num_slots for each in slots)
     cache_bytes = settings.prefix_cache_mb << 20
     parking_bytes = 0
     if len(slots) > 1:
@@ -214,13 +221,15 @@ def _plan(
         n_threads_prefill=settings.threads_prefill or threads,
         n_gpu_layers=gpu_layers(model, settings, machine),
         flash_attention=flash_attention,
+        speculation=speculation,
+        n_outputs=outputs,
         kv_type=settings.kv_type,
         weights_bytes=model.tensor_bytes + model.repacked_bytes,
         kv_bytes=sum(
             _kv_bytes(model, each.num_slots, each.context, ubatch, settings.kv_type) for each in slots
         ),
         compute_bytes=sum(
-            _compute_bytes(model, count, each.context, ubatch, flash_attention=flash_attention)
+            _compute_bytes(model, outputs, each.context, ubatch, flash_attention=flash_attention)
             for each in slots
         ),
         cache_bytes=cache_bytes - parking_bytes,
@@ -287,13 +296,13 @@ def _kv_bytes(model: GgufFile, slots: int, context: int, ubatch: int, kv_type: s
     return slots * per_cell * (full * context + (model.n_layers - full) * window)
 
 
-def _compute_bytes(model: GgufFile, slots: int, context: int, ubatch: int, *, flash_attention: bool) -> int:
+def _compute_bytes(model: GgufFile, outputs: int, context: int, ubatch: int, *, flash_attention: bool) -> int:
     """Activations of a micro-batch, attention masks and logits, twice (compute and output buffer).
 
-    Each context has its own, and room for the logits of a token of every slot.
+    Each context has its own, and room for the logits of as many tokens as a call may want.
     """
     activations = 4 * ubatch * (4 * model.n_embd + 2 * model.n_ff)
     masks = 2 * context * ubatch
-    logits = 4 * slots * model.n_vocab
+    logits = 4 * outputs * model.n_vocab
     scores = 0 if flash_attention else 4 * model.n_heads * context * ubatch
     return activations + masks + scores + 2 * logits

@@ -13,7 +13,7 @@ from takeoff.observe.misses import DIVERGED_BELOW, MissReason
 from takeoff.request import FinishReason
 
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
-STEP_KINDS = ("decode", "prefill", "sample", "save", "restore", "move", "encode")
+STEP_KINDS = ("decode", "verify", "prefill", "sample", "save", "restore", "move", "encode")
 
 _DISK_COUNTERS = {
     "reads": "Prefixes read from disk",
@@ -160,6 +160,12 @@ class _EngineCounters:
         for missed in MissReason:
             self._misses.labels(missed.value)
             self._missed_tokens.labels(missed.value)
+        self._drafted = Counter(
+            "takeoff_drafted_tokens", "Tokens computed ahead because they might come", registry=registry
+        )
+        self._accepted = Counter(
+            "takeoff_accepted_draft_tokens", "Of those, tokens that came", registry=registry
+        )
         self._last: dict[str, Mapping[str, float]] = {}  # by reader
 
     def take(self, reader_id: str, sums: Mapping[str, float]) -> None:
@@ -182,6 +188,8 @@ class _EngineCounters:
             self._missed_tokens.labels(reason.value).inc(growth(f"cache_missed_{reason}_tokens"))
         for bound in (*map(str, DIVERGED_BELOW), "inf"):
             self._diverged.labels(bound).inc(growth(f"cache_diverged_{bound}"))
+        self._drafted.inc(growth("drafted_tokens"))
+        self._accepted.inc(growth("accepted_draft_tokens"))
         self._last[reader_id] = dict(sums)
 
     def restart(self, reader_id: str) -> None:

@@ -90,6 +90,8 @@ def _plan_generator(
         projector_path=None if projector is None else str(projector.path),
         slot_classes=[SlotClass(*slots) for slots in plan.slots],
         parking_bytes=plan.parking_bytes,
+        speculation=plan.speculation,
+        n_outputs=plan.n_outputs,
     )
     return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
 

@@ -112,6 +112,10 @@ class ReaderSettings(BaseModel):
     deterministic: bool = Field(
         False, description="Same request, same bytes, whatever runs beside it; decodes slower"
     )
+    speculation: Literal["auto", "off"] = Field(
+        "auto",
+        description="Compute ahead what repeats the prompt or must come, where that is measured to be faster",
+    )
     prefix_cache_mb: int = Field(
         512, ge=0, le=1_000_000, description="RAM for snapshots of prompt prefixes; 0 turns reuse off"
     )

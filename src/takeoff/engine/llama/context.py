@@ -189,7 +189,7 @@ def _make_context(model: C.llama_model_p, load: Load, slots: SlotClass) -> C.lla
     params.n_ctx = slots.n_slots * slots.n_ctx
     params.n_seq_max = slots.n_slots
     params.n_batch, params.n_ubatch = load.n_batch, load.n_ubatch
-    params.n_outputs_max = load.n_slots  # of one token of each slot, or of so many of a single one
+    params.n_outputs_max = load.num_outputs
     params.n_threads = params.n_threads_batch = load.n_threads
     params.flash_attn_type = int(load.flash_attention)  # 1: enabled, 0: disabled
     params.type_k = params.type_v = _GGML_TYPES[load.kv_type]

@@ -29,7 +29,7 @@ class Rows:
     """Consecutive tokens of one slot, as one call computes them.
 
     `pos` is the position of the first token; only the last token's logits are wanted, if any, unless
-    `wants_all`: then those of every token, which are at most as many as there are slots. Of an
+    `wants_all`: then those of every token; of all rows of a call at most `Load.n_outputs`. Of an
     image `image` has the vectors, one for each of `token_ids`: it is computed in a call of its own.
     """
 

@@ -1,0 +1,114 @@
+"""Speculation on real weights: the same text in far fewer calls.
+
+Up to 512 cells flash attention gives tokens that are computed together the bits that each has alone; so here
+texts are compared to the last token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import pytest
+from llguidance import LLMatcher
+from tests.engine.real import RealEngine
+
+from takeoff.engine.constraint import ConstraintCompiler
+from takeoff.ipc.messages import Submit
+from takeoff.request import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=160, seed=0)
+PEOPLE = [
+    {"id": 1, "name": "Ada Lovelace", "city": "London"},
+    {"id": 2, "name": "Alan Turing", "city": "Manchester"},
+    {"id": 3, "name": "Grace Hopper", "city": "Arlington"},
+    {"id": 4, "name": "Barbara Liskov", "city": "Boston"},
+]
+EDIT = f"Repeat this JSON, but change the city of Alan Turing to Cambridge:\n\n{json.dumps(PEOPLE, indent=1)}"
+
+
+class Pair:
+    """The same model without and with speculation."""
+
+    def __init__(self, path: Path) -> None:
+        self.without, self.with_drafts = (
+            RealEngine(path, speculation=on, cache_mb=0) for on in (False, True)
+        )
+        self._llm = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+        self._num_asked = 0
+
+    def ask(self, text: str, params: SamplingParams, grammar: str | None = None) -> tuple[int, int]:
+        """The calls that either took for the same text."""
+        chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = self._llm.tokenize(chat.encode(), add_bos=False, special=True)
+        self._num_asked += 1
+        texts, calls = [], []
+        for engine in (self.without, self.with_drafts):
+            before = num_calls(engine)
+            compiler = ConstraintCompiler(engine.kernels.constraint_tokenizer(), engine.kernels.n_vocab)
+            constraint = None if grammar is None else compiler.compile(grammar)
+            engine.engine.submit(Submit(self._num_asked, prompt, params, ""), constraint)
+            engine.run_until_idle()
+            calls.append(num_calls(engine) - before)
+            texts.append((engine.token_ids(self._num_asked), engine.text(self._num_asked)))
+        assert texts[0] == texts[1]
+        assert len(prompt) + len(texts[0][0]) <= 512
+        return calls[0], calls[1]
+
+    def text(self) -> str:
+        """Of the last question."""
+        return self.with_drafts.text(self._num_asked)
+
+    def close(self) -> None:
+        self.without.close()
+        self.with_drafts.close()
+
+
+def num_calls(engine: RealEngine) -> int:
+    counters = engine.engine.counters.snapshot()
+    return int(counters.get("decode_calls", 0) + counters.get("verify_calls", 0))
+
+
+@pytest.fixture(scope="module")
+def pair(smollm2_path: Path) -> Iterator[Pair]:
+    pair = Pair(smollm2_path)
+    yield pair
+    pair.close()
+
+
+def test_an_edited_document_is_the_same_in_less_than_half_of_the_calls(pair: Pair) -> None:
+    without, with_drafts = pair.ask(EDIT, GREEDY)
+    assert '"name": "Grace Hopper"' in pair.text()
+    assert with_drafts < without / 2
+
+
+def test_prose_is_the_same_at_every_temperature(pair: Pair) -> None:
+    for seed, temperature in enumerate((0.0, 0.7, 1.2)):
+        params = SamplingParams(
+            temperature=temperature, max_new_tokens=100, seed=seed, repetition_penalty=1.1
+        )
+        without, with_drafts = pair.ask("Tell me about the sea.", params)
+        assert with_drafts <= without
+
+
+def test_the_fixed_parts_of_a_schema_take_few_calls(pair: Pair) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "measured_temperature_in_degrees": {"type": "integer", "minimum": 0, "maximum": 9},
+            "is_the_measurement_reliable": {"type": "boolean"},
+            "is_the_thermometer_outdoors": {"type": "boolean"},
+        },
+        "required": [
+            "measured_temperature_in_degrees",
+            "is_the_measurement_reliable",
+            "is_the_thermometer_outdoors",
+        ],
+        "additionalProperties": False,
+    }
+    grammar = LLMatcher.grammar_from_json_schema(schema)
+    without, with_drafts = pair.ask("Report the weather as JSON.", GREEDY, grammar)
+    assert set(json.loads(pair.text())) == set(schema["properties"])
+    assert with_drafts < without / 2
