@@ -142,15 +142,14 @@ def make_plan(
         projector_bytes=_projector_bytes(projector),
     )
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
-    plans = (
+    plans = [
         beside(_plan(model, settings, machine, layout, available)) for layout in _layouts(model, settings)
-    )
-    plan = smallest = next(plans)
-    while smallest.total_bytes > limit and (smaller := next(plans, None)) is not None:
-        smallest = smaller
-    if smallest.fits:
-        return smallest
-    raise _refusal(plan, model, settings, machine, beside)
+    ]
+    smallest = min(plans, key=lambda plan: plan.total_bytes)
+    chosen = next((plan for plan in plans if plan.total_bytes <= limit), smallest)
+    if chosen.fits:
+        return chosen
+    raise _refusal(plans[0], model, settings, machine, beside)
 
 
 def _layouts(model: GgufFile, settings: ReaderSettings) -> Iterator[Layout]:
