@@ -88,7 +88,7 @@ def _promise(peer: str) -> Row:
         f"{work}, against {peer}",
         peer,
         _against(peer, work, "goodput", 2.0, figure="max_rate").goal,
-        ("--duration", "15"),
+        ("--duration", "10"),
     )
 
 

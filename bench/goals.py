@@ -88,6 +88,10 @@ def without_requests(result: Result) -> Result:
             each["name"]: {
                 "rounds": {figure["name"]: figure["rounds"] for figure in each["figures"]},
                 "errors": each["errors"],
+                "others_share_of_a_core": {
+                    name: [one["others_share_of_a_core"] for one in runs]
+                    for name, runs in each["runs"].items()
+                },
                 "memory_bytes": {
                     name: max((one["memory_bytes"] or 0 for one in runs), default=0)
                     for name, runs in each["runs"].items()

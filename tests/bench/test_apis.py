@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.bench.scripted import Pace, scripted
@@ -13,7 +14,7 @@ from tests.bench.test_client import OK
 
 from takeoff.bench.apis import News, OpenAI, Takeoff, Work
 from takeoff.bench.client import complete
-from takeoff.bench.machine import CpuShare, listener_pid, tree_memory, without_secrets
+from takeoff.bench.machine import CpuShare, OthersShare, listener_pid, tree_memory, without_secrets
 from takeoff.bench.server_metrics import idle_after
 from takeoff.bench.target import Target, find_target
 from takeoff.errors import TargetError
@@ -147,3 +148,22 @@ def test_the_clients_own_share_of_a_core_is_measured() -> None:
     share = CpuShare()
     sum(number * number for number in range(5_000_000))
     assert 0.1 < share.read() < 1.1
+
+
+def test_what_other_programs_take_of_the_cores_is_known_where_the_servers_are() -> None:
+    burn = "import sys; print('', flush=True)\nwhile True: pass"
+    with (
+        subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) as burner,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as server,
+    ):
+        assert burner.stdout is not None
+        burner.stdout.readline()
+        beside, of_it = OthersShare([server.pid]), OthersShare([server.pid, burner.pid])
+        time.sleep(0.5)
+        shares = beside.read(), of_it.read()
+        burner.kill()
+        server.communicate(b"\n")
+    assert None not in shares
+    assert 0.2 < (shares[0] or 0.0) - (shares[1] or 0.0) < 1.2
+    assert OthersShare([None]).read() is None
+    assert OthersShare([server.pid]).read() is None, "it is gone"

@@ -98,12 +98,13 @@ async def test_refusals_memory_and_a_slow_client_are_told() -> None:
     busy = measured.outcomes["a"][1]
     busy.traces = [Trace(0.0, error="status 429: no", status=429), Trace(0.0, error="no", status=503)]
     busy.traces.append(Trace(0.0, error="died", planned_at=1.0, began_at=1.5))
-    busy.client_share, busy.memory_bytes = 0.9, 5_000_000
+    busy.client_share, busy.others_share, busy.memory_bytes = 0.9, 0.5, 5_000_000
     assert next(request_rows([measured], [A, B])) == ("Scripted", "a", "3", "1", "1", "1", "5", "90")
     assert list(request_rows([measured], [A, B]))[1][6] == "unknown"
     assert list(warning_lines([measured], [A, B])) == [
         "s, a: 1 requests failed, first: died",
         "s, a: the client took 90 % of a core, so it may be what was measured",
+        "s, a: other programs took 50 % of a core while it was measured",
         "s, a: requests left up to 500 ms late (p99): the client was too slow",
     ]
 

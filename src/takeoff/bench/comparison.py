@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from takeoff.bench.apis import Work
 from takeoff.bench.client import complete
-from takeoff.bench.machine import CpuShare, tree_memory
+from takeoff.bench.machine import CpuShare, OthersShare, tree_memory
 from takeoff.bench.prompts import Prompts
 from takeoff.bench.runs import Outcome
 from takeoff.bench.scenarios import Scenario
@@ -73,6 +73,11 @@ class Measured:
         """The most that the client took of a core in a run."""
         return max((out.client_share for out in self.outcomes[target]), default=0.0)
 
+    def others_share(self, target: str) -> float | None:
+        """The most that other programs took in a run, in cores; None where nobody could tell."""
+        known = [out.others_share for out in self.outcomes[target] if out.others_share is not None]
+        return max(known, default=None)
+
     def lateness_s(self, target: str) -> float:
         """The worst run's p99 of how much too late the client turned to a request."""
         return max((out.lateness_s for out in self.outcomes[target]), default=0.0)
@@ -100,6 +105,7 @@ async def compare(
     `on_run(scenario, target)` is called before each. What has been run on all targets is in `measured`, also
     when this is cancelled.
     """
+    pids = [target.pid for target in targets]
     for number in range(rounds):
         order = targets if number % 2 == 0 else list(reversed(targets))
         for place, each in enumerate(measured):
@@ -107,15 +113,17 @@ async def compare(
             for target in order:
                 on_run(each.scenario.name, target.name)
                 prompts = Prompts(seed + number * len(measured) + place)
-                outcomes[target.name] = await _run(each.scenario, target, prompts)
+                outcomes[target.name] = await _run(each.scenario, target, prompts, pids)
                 await asyncio.sleep(pause_s)
             for name, outcome in outcomes.items():
                 each.outcomes[name].append(outcome)
 
 
-async def _run(scenario: Scenario, target: Target, prompts: Prompts) -> Outcome:
-    share = CpuShare()
+async def _run(
+    scenario: Scenario, target: Target, prompts: Prompts, servers: Sequence[int | None]
+) -> Outcome:
+    share, others = CpuShare(), OthersShare(servers)
     outcome = await scenario.run(target, prompts)
-    outcome.client_share = share.read()
+    outcome.client_share, outcome.others_share = share.read(), others.read()
     outcome.memory_bytes = await asyncio.to_thread(tree_memory, target.pid)
     return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,43 @@ class CpuShare:
     def read(self) -> float:
         seconds = time.perf_counter() - self._wall
         return (time.process_time() - self._cpu) / seconds if seconds >= SHORTEST_SPAN_S else 0.0
+
+
+class OthersShare:
+    """How many cores' worth of time other programs have taken since it was made: those that are neither the
+    servers, which `pids` and their children are, nor this process.
+
+    None where nobody can tell, and in a span that is too short.
+    """
+
+    def __init__(self, pids: Sequence[int | None]) -> None:
+        self._pids = pids
+        self._wall, self._busy, self._ours = time.perf_counter(), _busy_s(), self._ours_s()
+
+    def read(self) -> float | None:
+        seconds, ours = time.perf_counter() - self._wall, self._ours_s()
+        if ours is None or self._ours is None or seconds < SHORTEST_SPAN_S:
+            return None
+        return max(0.0, (_busy_s() - self._busy - (ours - self._ours)) / seconds)
+
+    def _ours_s(self) -> float | None:
+        own = time.process_time()
+        for pid in self._pids:
+            try:
+                root = psutil.Process(pid) if pid is not None else None
+                times = [each.cpu_times() for each in [root, *root.children(recursive=True)]] if root else []
+            except (psutil.Error, OSError):
+                return None
+            if not times:
+                return None
+            own += sum(each.user + each.system for each in times)
+        return own
+
+
+def _busy_s() -> float:
+    """Seconds of all cores that were not idle since the machine was started."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def without_secrets(words: list[str]) -> list[str]:

@@ -61,6 +61,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
     return {
         "memory_bytes": outcome.memory_bytes,
         "client_share_of_a_core": round(outcome.client_share, 3),
+        "others_share_of_a_core": None if outcome.others_share is None else round(outcome.others_share, 3),
         "client_late_p99_s": round(outcome.lateness_s, PLACES),
         "rates": [
             {

@@ -9,6 +9,7 @@ from takeoff.bench.comparison import Measured
 from takeoff.bench.target import Target
 
 CLIENT_SHARE_LIMIT = 0.7  # of a core: above it the client may be what is measured
+OTHERS_LIMIT = 0.1  # of a core: above it another program slowed the server
 LATENESS_LIMIT_S = 0.02
 
 REQUEST_COLUMNS = (
@@ -66,6 +67,8 @@ def warning_lines(measured: Sequence[Measured], targets: Sequence[Target]) -> It
             share, late = each.client_share(target.name), each.lateness_s(target.name)
             if share > CLIENT_SHARE_LIMIT:
                 yield f"{work}: the client took {100 * share:.0f} % of a core, so it may be what was measured"
+            if (others := each.others_share(target.name) or 0.0) > OTHERS_LIMIT:
+                yield f"{work}: other programs took {100 * others:.0f} % of a core while it was measured"
             if late > LATENESS_LIMIT_S:
                 yield f"{work}: requests left up to {1e3 * late:.0f} ms late (p99): the client was too slow"
 

@@ -62,13 +62,15 @@ class LoadPoint:
 class Outcome:
     """The figures of one run of a scenario, by name, and every request's trace.
 
-    `client_share` is what the client took of a core, `memory_bytes` what the server held afterwards.
+    `client_share` is what the client took of a core, `others_share` what other programs took, in cores;
+    `memory_bytes` what the server held afterwards.
     """
 
     figures: Readings
     traces: list[Trace] = field(default_factory=list)
     points: list[LoadPoint] = field(default_factory=list)
     client_share: float = 0.0
+    others_share: float | None = None
     memory_bytes: int | None = None
 
     @property
