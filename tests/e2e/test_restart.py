@@ -59,6 +59,7 @@ def test_the_same_prompt_is_not_computed_again_after_a_restart(smollm2_path: Pat
         assert ask(url, "") == (text, num_tokens, num_tokens - 1)
         wait_until(lambda: metric(url, "takeoff_prefix_disk_reads_total") == 1, "it was read")
         child_of(server, "takeoff.engine.process").kill()
+        wait_until(lambda: metric(url, "takeoff_engine_restarts_total") == 1, "its death was noticed")
         assert ask(url, "") == (text, num_tokens, num_tokens - 1), "the next engine reads it, too"
         other, _, cached = ask(url, " In short:")
         assert cached >= num_tokens - 1

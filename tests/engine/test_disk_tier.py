@@ -48,6 +48,7 @@ class Server:
         self.kernels.calls.clear()
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.engine.prefixes.open_disk(load, build, hash_files(load), self._inbox.put)
+        assert not self._inbox.empty(), "the first request finds what is there"
         self.settle(lambda: isinstance(self.last, Opened))
 
     def settle(self, is_done: Callable[[], bool]) -> None:

@@ -331,6 +331,8 @@ def test_a_wrong_body_names_its_key(body: dict[str, Any], param: str, message: s
 def test_what_contradicts_itself_in_a_body_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="device is cpu, but gpu_layers is 5"):
         load_reader_settings({"model_name": "m", "device": "cpu", "gpu_layers": 5}, Settings())
+    with pytest.raises(InvalidRequest, match="prefix_cache_disk_mb needs prefix_cache_mb"):
+        load_reader_settings({"model_name": "m", "prefix_cache_disk_mb": 1, "prefix_cache_mb": 0}, Settings())
 
 
 json_values = st.recursive(

@@ -34,6 +34,7 @@ from takeoff.ipc.messages import Load
 
 MIN_TOKENS = 128  # fewer are computed about as fast as a file is read
 WRITTEN_BYTES_PER_S = 1e6
+OPENING_WAIT_S = 1.0  # a model file of 1 GB is hashed meanwhile, and it began when the loading did
 MAX_PENDING_WRITES = 4  # whose memory in the arena is held
 
 logger = logging.getLogger(__name__)
@@ -122,13 +123,18 @@ class DiskTier:
         self._lora_hashes: dict[str, str] = {}  # by name
         self._to_read: queue.SimpleQueue[tuple[_Wanted | None, object]] = queue.SimpleQueue()
         self._to_write: queue.SimpleQueue[_Kept] = queue.SimpleQueue()
+        self._is_looked_through = threading.Event()
         self._reading: set[SnapshotFile] = set()
         self._num_writing = 0
         self._due_bytes, self._due_at = 0.0, time.monotonic()
 
     def start(self) -> None:
-        """Look through the folder in the background; until that is done nothing is read or written."""
+        """Look through the folder in the background; until that is done nothing is read or written.
+
+        It is waited for, a second at most, so that the first prompts find what is there.
+        """
         threading.Thread(target=self._open_and_read, name="read prefixes", daemon=True).start()
+        self._is_looked_through.wait(OPENING_WAIT_S)
 
     def offer(self, entry: Entry) -> None:
         """Write a snapshot that was just taken, if that is worth it."""
@@ -247,6 +253,8 @@ class DiskTier:
         except OSError as exc:
             logger.warning("no prefixes are kept on disk: %s", exc)
             return
+        finally:
+            self._is_looked_through.set()
         threading.Thread(target=self._write, args=(folder,), name="write prefixes", daemon=True).start()
         while True:
             wanted, then = self._to_read.get()
