@@ -16,7 +16,13 @@ class InProcess:
     """Submit requests, step, and read the counters. Close it: it holds the model."""
 
     def __init__(
-        self, path: Path, *, n_slots: int = 32, n_ctx_slot: int = 512, deterministic: bool = False
+        self,
+        path: Path,
+        *,
+        n_slots: int = 32,
+        n_ctx_slot: int = 512,
+        deterministic: bool = False,
+        itl_slo_ms: float | None = None,
     ) -> None:
         threads = read_machine().cores
         load = Load(
@@ -31,7 +37,7 @@ class InProcess:
             flash_attention=not deterministic,
             deterministic=deterministic,
             cache_bytes=0,
-            itl_slo_ms=None,
+            itl_slo_ms=itl_slo_ms,
         )
         self.token_ids: dict[int, list[int]] = {}
         kernels = LlamaKernels(load, lambda _share: None)

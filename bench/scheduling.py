@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import Load, Submit
+from takeoff.ipc.messages import Load, SlotClass, Submit
 from takeoff.request import SamplingParams
 
 SIZES = (8, 32, 64, 128, 256)
@@ -34,6 +34,7 @@ class NoKernels:
 
     def __init__(self, n_slots: int) -> None:
         self.n_slots = n_slots
+        self.slot_classes = (SlotClass(n_slots, self.n_ctx_slot),)
         self._logits = np.zeros((n_slots, N_VOCAB), np.float32)
         self._logits[:, 65] = 1.0
 

@@ -56,7 +56,7 @@ def test_short_prompts_overtake_a_long_one_beside_streams_and_every_text_is_what
     computed = after["prefill_tokens"] - before["prefill_tokens"]
     prompts = sum(LENGTHS[number] for number in (LONG, *SHORTS))
     assert prompts - 3 <= computed <= prompts
-    calls, decodes = (after[name] - before[name] for name in ("prefill_calls", "decode_calls"))
+    calls, decodes = (after[name] - before.get(name, 0) for name in ("prefill_calls", "decode_calls"))
     assert calls >= 8, "the prompt was cut"
     assert decodes >= calls / 3, "and the streams went on between its pieces"
 
