@@ -12,8 +12,8 @@ from tests.engine.real import RealEngine
 from takeoff.request import SamplingParams
 
 STREAMS, LONG, SHORTS = (1,), 2, (3, 4)
-LENGTHS = {1: 20, LONG: 240, 3: 24, 4: 30}
-MAX_NEW_TOKENS = {1: 48, LONG: 4, 3: 4, 4: 4}
+LENGTHS = {1: 20, LONG: 130, 3: 20, 4: 24}
+MAX_NEW_TOKENS = {1: 24, LONG: 4, 3: 4, 4: 4}
 
 
 @pytest.fixture(scope="module")
