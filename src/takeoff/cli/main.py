@@ -15,6 +15,7 @@ from takeoff.cli.batch import batch
 from takeoff.cli.bench import bench
 from takeoff.cli.config import config_app
 from takeoff.cli.models import models
+from takeoff.cli.optimize import optimize
 from takeoff.cli.pull import pull
 from takeoff.cli.serve import serve
 from takeoff.errors import TakeoffError
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(pull)
 app.command()(models)
+app.command()(optimize)
 app.command()(batch)
 app.command()(bench)
 app.add_typer(config_app, name="config")

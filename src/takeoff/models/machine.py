@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import psutil
 # Share of the bandwidth limit that decoding one stream reaches, as measured on two small models.
 DECODE_EFFICIENCY = 0.6
 BANDWIDTH_BYTES = 256 << 20
+READ_BYTES = 128 << 20  # more than any cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,11 @@ def read_machine() -> Machine:
     return Machine(_usable_cores(), total, available, _gpu_free_bytes())
 
 
+def logical_cores() -> int:
+    """Cores that we may run on, counting each hardware thread."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available_memory() -> int:
     """Bytes that a server could plan with now."""
     return read_machine().memory_available_bytes
@@ -54,6 +63,35 @@ def measure_bandwidth() -> float:
     return best
 
 
+def measure_read_bandwidth(threads: int) -> float:
+    """Bytes a second that so many threads together read, each 128 MiB of its own; best of three."""
+    blocks = [np.ones(READ_BYTES // 8, np.int64) for _ in range(threads)]
+    return threads * READ_BYTES / _best_of(threads, lambda number: blocks[number].max())
+
+
+def measure_matrix_flops(threads: int) -> float:
+    """Floating-point operations a second of float32 matrix products, one beside the other; best of three.
+
+    numpy's own library spreads a product over all cores, so it is asked once, whatever `threads` is, and
+    its rate is scaled down where fewer threads than cores are meant.
+    """
+    size = 1024
+    left, right = np.ones((2, size, size), np.float32)
+    seconds = _best_of(1, lambda _number: left @ right)
+    return 2.0 * size**3 / seconds * min(1.0, threads / _usable_cores())
+
+
+def _best_of(threads: int, work: Callable[[int], object]) -> float:
+    """Seconds that the best of three runs takes, of `work(0)` ... `work(threads - 1)` at once."""
+    best = math.inf
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(4):  # the first one wakes the threads and touches the memory
+            started = time.perf_counter()
+            list(pool.map(work, range(threads)))
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
 def expected_decode_rate(weights_bytes: int, bandwidth: float) -> float:
     """Tokens/s of one stream: each token reads all weights once."""
     return DECODE_EFFICIENCY * bandwidth / weights_bytes
@@ -61,7 +99,7 @@ def expected_decode_rate(weights_bytes: int, bandwidth: float) -> float:
 
 def _usable_cores() -> int:
     """Physical cores that we may run on, at least one."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    logical = logical_cores()
     physical = psutil.cpu_count(logical=False) or logical
     cores = min(logical, physical)
     quota = _read_words(Path("/sys/fs/cgroup/cpu.max"))

@@ -97,6 +97,9 @@ class LlamaKernels:
     def piece(self, token_id: int) -> bytes:
         return self._model.piece(token_id)
 
+    def tokenize(self, text: str) -> list[int]:
+        return self._model.tokenize(text)
+
     def constraint_tokenizer(self) -> LLTokenizer:
         return self._model.constraint_tokenizer()
 

@@ -51,6 +51,10 @@ class LlamaModel:
             piece = self._pieces[token_id] = token_to_piece(self._vocab, token_id)
         return piece
 
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text as a prompt begins with it."""
+        return tokenize(self._vocab, text.encode(), add_special=True)
+
     def constraint_tokenizer(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
         pieces = [token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]

@@ -1,0 +1,120 @@
+"""What a person sees of a search: a bar while it runs, a table of what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from takeoff.cli.console import talk
+from takeoff.models.optimize.goal import Measured
+from takeoff.models.optimize.outcome import figures_json
+from takeoff.models.optimize.search import Found, Row
+
+
+class SearchProgress:
+    """The time that is used, and what is tried: one bar on a terminal, a line a trial elsewhere."""
+
+    def __init__(self, time_limit_s: float) -> None:
+        self._console = talk()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn(f"of at most {time_limit_s:g} s"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1.0)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def trying(self, what: str, share: float) -> None:
+        self._bar.update(self._task, description=escape(what), completed=share)
+
+    def tried(self, row: Row) -> None:
+        cells = [cell for cell in _cells(row) if cell]
+        self._console.print(escape("  ".join(cells)))
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """What was tried, a line each."""
+    streams = sorted({number for row in rows if row.measured for number in row.measured.step_s})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting")
+    for heading in ("KL", "perplexity", *(f"{number} streams" for number in streams), "prefill", "memory"):
+        table.add_column(heading, justify="right")
+    table.add_column("gain", justify="right")
+    table.add_column("verdict")
+    for row in rows:
+        quality, measured = row.quality, row.measured
+        table.add_row(
+            escape(row.label),
+            f"{quality.kl:.4f}" if quality else "",
+            f"× {quality.perplexity_ratio:.3f}" if quality else "",
+            *(_rate(measured, number) for number in streams),
+            f"{1 / measured.prefill_token_s:,.0f}" if measured else "",
+            f"{measured.memory_bytes / 1e6:,.0f} MB" if measured else "",
+            _gain(row),
+            escape(row.verdict),
+        )
+    return table
+
+
+def found_json(found: Found, sentence: str, limits: str) -> dict[str, Any]:
+    """The result for programs."""
+    return {
+        "settings": found.best.names,
+        "weights": str(found.weights.path),
+        "gain": found.gain,
+        "before": figures_json(found.measured_before),
+        "after": figures_json(found.measured),
+        "kl": None if found.quality is None else found.quality.kl,
+        "perplexity_ratio": None if found.quality is None else found.quality.perplexity_ratio,
+        "is_complete": found.is_complete,
+        "sentence": sentence,
+        "limits": limits,
+        "tried": [_row_json(row) for row in found.rows],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "setting": row.label,
+        "verdict": row.verdict,
+        "kl": None if row.quality is None else row.quality.kl,
+        "perplexity_ratio": None if row.quality is None else row.quality.perplexity_ratio,
+        "figures": None if row.measured is None else figures_json(row.measured),
+        "gain": row.gain,
+    }
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{row.label}:",
+        row.verdict,
+        _gain(row),
+        f"KL {row.quality.kl:.4f}" if row.quality else "",
+    ]
+
+
+def _rate(measured: Measured | None, streams: int) -> str:
+    if measured is None or streams not in measured.step_s:
+        return ""
+    return f"{streams / measured.step_s[streams]:,.0f} t/s"
+
+
+def _gain(row: Row) -> str:
+    return "" if row.gain is None else f"{row.gain:.2f} ×"

@@ -1,0 +1,86 @@
+"""The process that times calls to a model: `python -m ... SETUP`, a `models.optimize.pace.Setup` in JSON.
+
+Reads an `Order` a line on standard input, answers with a JSON list of seconds; ends with its input.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.rows import Rows
+from takeoff.ipc.lifeline import die_with_parent
+from takeoff.ipc.messages import Load
+from takeoff.models.optimize.pace import DEPTH, N_CTX_SLOT, PREFILL_TOKENS, READY, Order, Setup
+
+
+class Pace:
+    """A model whose slots hold DEPTH tokens each."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._kernels = LlamaKernels(load_of(setup), lambda _share: None)
+        self._kernels.set_threads(setup.threads)
+        self._kernels.forward([Rows(0, 0, self._tokens(DEPTH), True)])
+        self._snapshot = np.empty(self._kernels.snapshot_bytes(0), np.uint8)
+        self._kernels.save(0, self._snapshot)
+
+    def seconds(self, order: Order) -> list[float]:
+        """Time what was ordered; the first step of a size is slower and not counted."""
+        self._kernels.set_threads(order.threads)
+        if not order.streams:
+            self._kernels.clear(0)
+            return [self._time([Rows(0, 0, self._tokens(PREFILL_TOKENS), True)])]
+        for slot in range(order.streams):
+            self._kernels.restore(slot, self._snapshot)
+        return [
+            self._time([Rows(slot, DEPTH + step, self._tokens(1), True) for slot in range(order.streams)])
+            for step in range(order.steps + 1)
+        ][1:]
+
+    def _time(self, work: Sequence[Rows]) -> float:
+        started = time.perf_counter()
+        self._kernels.forward(work)
+        return time.perf_counter() - started
+
+    def _tokens(self, number: int) -> list[int]:
+        return [(place * 131) % (self._kernels.n_vocab - 300) + 256 for place in range(number)]
+
+
+def load_of(setup: Setup) -> Load:
+    """What an engine with these settings would be told."""
+    return Load(
+        model_path=setup.path,
+        n_slots=setup.n_slots,
+        n_ctx_slot=N_CTX_SLOT,
+        n_batch=max(setup.batch, PREFILL_TOKENS),
+        n_ubatch=setup.ubatch,
+        n_threads=setup.threads,
+        n_threads_prefill=setup.threads,
+        n_gpu_layers=0,
+        flash_attention=setup.flash_attention,
+        deterministic=False,
+        cache_bytes=0,
+        itl_slo_ms=None,
+        kv_type=setup.kv_type,
+    )
+
+
+def main() -> None:
+    die_with_parent()
+    pace = Pace(msgspec.json.decode(sys.argv[1], type=Setup))
+    sys.stdout.write(READY + "\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        sys.stdout.write(
+            msgspec.json.encode(pace.seconds(msgspec.json.decode(line, type=Order))).decode() + "\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

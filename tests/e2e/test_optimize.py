@@ -1,0 +1,79 @@
+"""`takeoff optimize` on the default model: what it finds is measured, near, kept, and served from then on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.test_serve import SMALL, serving
+from tests.e2e.processes import completion
+
+from takeoff.models.optimize.trials import FILE
+
+PROGRAM = [sys.executable, "-c", "from takeoff.cli.main import main; main()"]
+LIMIT_S = 240  # far beyond --time-limit, which a busy machine may overrun by one trial
+
+
+@pytest.fixture(scope="module")
+def home(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the default model as it was shipped."""
+    home = tmp_path_factory.mktemp("home")
+    made = shutil.ignore_patterns("variants", "profile.json", FILE)
+    shutil.copytree(smollm2_path.parent, home / "models" / "smollm2", ignore=made)
+    return home
+
+
+def optimise(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, "optimize", "smollm2", "--home", str(home), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+def test_a_faster_format_is_found_kept_and_served(home: Path) -> None:
+    done = optimise(home, "--goal", "latency", "--time-limit", "40", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    weights = Path(found["weights"])
+    assert weights.parent == home / "models" / "smollm2" / "variants"
+    assert found["gain"] > 1.1  # the shipped Q4_1 has no fast kernels; Q8_0 prefills twice as fast
+    assert 0 < found["kl"] <= 0.01
+    assert found["perplexity_ratio"] == pytest.approx(1, abs=0.02)
+    assert found["after"]["tokens_s"]["1"] > 0
+    tried = {row["setting"]: row for row in found["tried"]}
+    assert tried["Q8_0"]["verdict"] == "kept"
+    assert tried["Q8_0"]["kl"] <= 0.01
+    assert tried["confirmed"]["gain"] == found["gain"]
+    assert "GB/s" in found["limits"]
+    assert "GFLOP/s" in found["limits"]
+    assert "KL" in done.stderr  # the table
+    assert [path.name for path in weights.parent.glob("*.gguf")] == [weights.name]  # the losers are gone
+    assert not (weights.parent.parent / FILE).exists()
+
+    with serving("--home", str(home), *SMALL) as server:
+        text = completion(server.wait_ready(), "The capital of France is", 8)
+        assert f"smollm2 runs as its profile says: {found['sentence']}" in server.said
+    assert "Paris" in text
+
+    assert optimise(home, "--forget").returncode == 0
+    assert not weights.exists()
+    assert not (weights.parent.parent / "profile.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--goal", "speed"], "error: --goal: 'speed' is not understood"),
+        (["--goal", "ttft_p95<1s"], "error: --goal: 'ttft_p95<1s' has 0 figures to make as large"),
+        (["--time-limit", "1"], "20"),
+    ],
+)
+def test_a_goal_that_is_not_understood_is_told_before_anything_is_measured(
+    home: Path, arguments: list[str], told: str
+) -> None:
+    done = optimise(home, *arguments)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert done.stdout == ""
