@@ -45,7 +45,7 @@ def optimize(
     from takeoff.models.optimize.candidates import default_candidate
     from takeoff.models.optimize.goal import parse_goal
     from takeoff.models.optimize.lab import Lab
-    from takeoff.models.optimize.outcome import limits, profile_of
+    from takeoff.models.optimize.outcome import limits, prediction, profile_of
     from takeoff.models.optimize.search import Search
     from takeoff.models.optimize.trials import Trials
     from takeoff.models.profile import forget_profile, read_fingerprint, save_profile
@@ -90,12 +90,13 @@ def optimize(
     profile = profile_of(found, stored, aim, fingerprint)
     save_profile(stored, settings.store, profile)
     trials.discard()
-    limiting = limits(found, machine.cores)
+    predicted, limiting = prediction(found, aim), limits(found, machine.cores)
     console = talk()
     console.print(rows_table(found.rows))
     if not found.is_complete:
         console.print(f"{time_limit:g} s were not enough to try everything: --time-limit", markup=False)
     console.print(f"{stored.name}: {profile.sentence}", markup=False)
+    console.print(predicted, markup=False)
     console.print(limiting, markup=False)
     if json:
-        print_json(found_json(found, profile.sentence, limiting))
+        print_json(found_json(found, profile.sentence, predicted, limiting))

@@ -13,7 +13,7 @@ from rich.table import Table
 from takeoff.cli.console import talk
 from takeoff.models.optimize.goal import Measured
 from takeoff.models.optimize.outcome import figures_json
-from takeoff.models.optimize.search import Found, Row
+from takeoff.models.optimize.search import Found, Row, gain_text
 
 
 class SearchProgress:
@@ -73,7 +73,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def found_json(found: Found, sentence: str, limits: str) -> dict[str, Any]:
+def found_json(found: Found, sentence: str, prediction: str, limits: str) -> dict[str, Any]:
     """The result for programs."""
     return {
         "settings": found.best.names,
@@ -85,6 +85,7 @@ def found_json(found: Found, sentence: str, limits: str) -> dict[str, Any]:
         "perplexity_ratio": None if found.quality is None else found.quality.perplexity_ratio,
         "is_complete": found.is_complete,
         "sentence": sentence,
+        "prediction": prediction,
         "limits": limits,
         "tried": [_row_json(row) for row in found.rows],
     }
@@ -117,4 +118,4 @@ def _rate(measured: Measured | None, streams: int) -> str:
 
 
 def _gain(row: Row) -> str:
-    return "" if row.gain is None else f"{row.gain:.2f} ×"
+    return "" if row.gain is None else gain_text(row.gain)

@@ -48,17 +48,37 @@ def test_a_goal_for_memory_bears_no_great_loss_of_speed() -> None:
     assert goal.gain(small_and_slow, SLOW, SLOW) == 0.0
 
 
-def test_bounds_that_no_load_keeps_are_worth_nothing_until_something_keeps_them() -> None:
+def test_a_setting_that_keeps_the_bounds_beats_one_that_does_not() -> None:
     goal = parse_goal("ttft_p95<0.5s, users=max")
-    assert goal.best(SLOW, SLOW) is None
-    assert goal.best(FAST, SLOW) == 1.0
+    assert goal.served(SLOW, SLOW) is None
+    assert goal.served(FAST, SLOW) == Predicted(FAST, 1)
     assert goal.gain(FAST, SLOW, SLOW) == float("inf")
+    assert goal.gain(SLOW, FAST, SLOW) == 0.0
+
+
+def test_where_no_setting_keeps_the_bounds_the_nearer_one_gains() -> None:
+    goal = parse_goal("ttft_p95<0.1s, tokens_s>1, users=max")
+    assert goal.served(FAST, SLOW) is None
+    assert goal.nearest(FAST, SLOW) == Predicted(FAST, 1)
+    assert goal.gain(FAST, SLOW, SLOW) == pytest.approx(0.6 / 0.3)
+    assert goal.gain(SLOW, FAST, SLOW) == pytest.approx(0.3 / 0.6)
+
+
+def test_of_equally_many_users_those_who_get_more_tokens_are_served_better() -> None:
+    goal = parse_goal("itl_p99<35ms, users=max")
+    little_faster = Measured({1: 0.009, 8: 0.038, 32: 0.115}, 0.0019, 1_000)
+    assert goal.served(SLOW, SLOW) == Predicted(SLOW, 1)
+    assert goal.served(little_faster, SLOW) == Predicted(little_faster, 1)
+    gained = goal.gain(little_faster, SLOW, SLOW)
+    assert gained == pytest.approx((300 * 0.002 + 128 * 0.010) / (300 * 0.0019 + 128 * 0.009))
 
 
 def test_prompts_wait_for_those_before_them_the_more_the_more_there_are() -> None:
     assert Predicted(FAST, 1).ttft_p95 == pytest.approx(0.3)
-    # 2 users: prefill takes 0.6 of 1.916 s; 2.58 prompts are before one in twenty, and a step of 10.3 ms
-    assert Predicted(FAST, 2).ttft_p95 == pytest.approx(0.3 * 3.58 + 0.0103, rel=0.01)
+    # of 2 users only the other one can be before, at the end of a step of 10.3 ms
+    assert Predicted(FAST, 2).ttft_p95 == pytest.approx(2 * 0.3 + 0.0103, rel=0.01)
+    # 8 users: prefill takes 2.4 of 5.472 s; 3.63 prompts are before one in twenty
+    assert Predicted(FAST, 8).ttft_p95 == pytest.approx(0.3 * 4.63 + 0.024, rel=0.01)
     assert Predicted(FAST, 16).ttft_p95 > 1.25 * Predicted(FAST, 4).ttft_p95
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,8 +47,8 @@ class Predicted:
 
     A step's cost between measured numbers of streams is interpolated, beyond them drawn on. A prompt waits
     for the end of a step and for the prompts before it, whose number is distributed geometrically, as in a
-    queue that is served for the share of the time that goes to prefill. A gap between tokens is as long as
-    the engine lets a prefill make it.
+    queue that is served for the share of the time that goes to prefill; the other users have one each at
+    most. A gap between tokens is as long as the engine lets a prefill make it.
     """
 
     measured: Measured
@@ -64,7 +64,8 @@ class Predicted:
         if self.users == 1:
             return prompt_s
         busy = self.users * prompt_s / self.answer_s
-        return self.step_s + prompt_s * (1 + math.log(0.05) / math.log(busy))
+        ahead = min(self.users - 1, math.log(0.05) / math.log(busy))
+        return self.step_s + prompt_s * (1 + ahead)
 
     @property
     def itl_p99(self) -> float:
@@ -103,12 +104,16 @@ class Bound:
     is_relative: bool = False
 
     def holds(self, load: Predicted, before: Measured) -> bool:
+        if self.side == "=":
+            return METRICS[self.metric](load) == self.value
+        return self.excess(load, before) < 1
+
+    def excess(self, load: Predicted, before: Measured) -> float:
+        """How many times too large or too small the figure is; below 1 the bound holds."""
         figure, value = METRICS[self.metric](load), self.value
         if self.is_relative:
             value *= METRICS[self.metric](Predicted(before, load.users))
-        if self.side == "=":
-            return figure == value
-        return figure < value if self.side == "<" else figure > value
+        return figure / value if self.side == "<" else value / figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +125,49 @@ class Goal:
     is_max: bool
     bounds: tuple[Bound, ...]
 
-    def best(self, measured: Measured, before: Measured) -> float | None:
-        """The aim's figure at the load that serves it best; None: no load keeps the bounds."""
-        loads = (Predicted(measured, users) for users in range(1, MAX_USERS + 1))
-        kept = [load for load in loads if all(bound.holds(load, before) for bound in self.bounds)]
-        figures = [METRICS[self.aim](load) for load in kept]
-        return (max(figures) if self.is_max else min(figures)) if figures else None
+    def served(self, measured: Measured, before: Measured) -> Predicted | None:
+        """The load that serves the aim best; None: no load keeps the bounds."""
+        kept = [
+            load for load in self._loads(measured) if all(bound.holds(load, before) for bound in self.bounds)
+        ]
+        if not kept:
+            return None
+        return max(kept, key=self.figure) if self.is_max else min(kept, key=self.figure)
+
+    def nearest(self, measured: Measured, before: Measured) -> Predicted:
+        """The load that is nearest to keeping the bounds."""
+        return min(self._loads(measured), key=lambda load: self._excess(load, before))
+
+    def figure(self, load: Predicted) -> float:
+        """What is to be large or small."""
+        return METRICS[self.aim](load)
 
     def gain(self, challenger: Measured, incumbent: Measured, before: Measured) -> float:
-        """How many times as good the challenger is as the incumbent; a broken bound is worth nothing."""
-        new, old = self.best(challenger, before), self.best(incumbent, before)
-        if new is None:
-            return 0.0
-        if old is None:
-            return float("inf")
-        return new / old if self.is_max else old / new
+        """How many times as good the challenger is as the incumbent.
+
+        0 where only the challenger breaks a bound, infinite where only the incumbent does. Where both do it
+        is how much nearer to the bounds the challenger is. Of equally many users, who are whole, those are
+        served better who get more tokens.
+        """
+        new, old = self.served(challenger, before), self.served(incumbent, before)
+        if new is None and old is None:
+            near, far = self.nearest(challenger, before), self.nearest(incumbent, before)
+            return self._excess(far, before) / self._excess(near, before)
+        if new is None or old is None:
+            return 0.0 if new is None else math.inf
+        if self.aim == "users" and new.users == old.users:
+            return new.tokens_s / old.tokens_s
+        ratio = self.figure(new) / self.figure(old)
+        return ratio if self.is_max else 1 / ratio
+
+    def _loads(self, measured: Measured) -> Iterator[Predicted]:
+        """Those that may be asked for: of so many users as the goal says, or of any number."""
+        loads = (Predicted(measured, users) for users in range(1, MAX_USERS + 1))
+        fixed = [bound for bound in self.bounds if bound.side == "="]
+        return (load for load in loads if all(METRICS[each.metric](load) == each.value for each in fixed))
+
+    def _excess(self, load: Predicted, before: Measured) -> float:
+        return max((bound.excess(load, before) for bound in self.bounds if bound.side != "="), default=1.0)
 
     @property
     def streams(self) -> tuple[int, ...]:

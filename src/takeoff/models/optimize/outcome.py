@@ -7,7 +7,7 @@ from typing import Any
 from takeoff.models.gguf import read_gguf
 from takeoff.models.machine import measure_matrix_flops, measure_read_bandwidth
 from takeoff.models.optimize.candidates import Candidate
-from takeoff.models.optimize.goal import Goal, Measured
+from takeoff.models.optimize.goal import METRICS, Goal, Measured, Predicted
 from takeoff.models.optimize.roofline import Roof, limit, share
 from takeoff.models.optimize.search import LEAST_GAIN, Found
 from takeoff.models.profile import Figures, Fingerprint, Profile, Speed
@@ -55,6 +55,34 @@ def sentence(found: Found, model: StoredModel) -> str:
     cost = f"{abs(more):,.0f} MB {'more' if more >= 0 else 'less'} memory"
     quality = "" if found.quality is None else f", KL {found.quality.kl:.4f}"
     return f"{', '.join(what)}: tokens/s {gains}, {cost}{quality}"
+
+
+def prediction(found: Found, goal: Goal) -> str:
+    """What the goal's load gets, as predicted from the costs that were measured at last."""
+    before = found.measured_before
+    now, then = goal.served(found.measured, before), goal.served(before, before)
+    if now is None:
+        nearest = goal.nearest(found.measured, before)
+        return f"{goal.text}: no number of users keeps the bounds; the nearest is {_load_text(nearest, goal)}"
+    earlier = "nobody within the bounds" if then is None else _figure_text(goal.aim, goal.figure(then))
+    return f"{goal.text}: predicted for {_load_text(now, goal)}; before: {earlier}"
+
+
+def _load_text(load: Predicted, goal: Goal) -> str:
+    """A load, with the figures that the goal names."""
+    names = dict.fromkeys([goal.aim, *(bound.metric for bound in goal.bounds)])
+    figures = [f"{name} {_figure_text(name, METRICS[name](load))}" for name in names if name != "users"]
+    return ", ".join([_figure_text("users", load.users), *figures])
+
+
+def _figure_text(name: str, value: float) -> str:
+    if name == "users":
+        return "1 user" if value == 1 else f"{value:g} users"
+    if name == "memory":
+        return f"{value / 1e6:,.0f} MB"
+    if name == "tokens_s":
+        return f"{value:,.0f} tokens/s"
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.0f} ms"
 
 
 def limits(found: Found, threads: int) -> str:

@@ -236,12 +236,14 @@ class Search:
             duel = self._measure_duel(best, before, hopeless=0.0)
             measured = self._measured(best, duel.challenger)
             if duel.gain >= LEAST_GAIN:
-                self._tell(Row("confirmed", f"{duel.gain:.2f} × as shipped", quality, measured, duel.gain))
+                self._tell(
+                    Row("confirmed", f"{gain_text(duel.gain)} as shipped", quality, measured, duel.gain)
+                )
                 self._lab.drop_all_but(best.recipe)
                 measured_before = self._measured(before, duel.incumbent)
                 return self._found(before, best, measured_before, measured, duel.gain, quality)
             self._tell(
-                Row("confirmation", f"only {duel.gain:.2f} × as shipped", quality, measured, duel.gain)
+                Row("confirmation", f"only {gain_text(duel.gain)} as shipped", quality, measured, duel.gain)
             )
             accepted.pop()
         self._lab.drop_all_but(None)
@@ -318,6 +320,11 @@ class Search:
     def _tell(self, row: Row) -> None:
         self._rows.append(row)
         self._watch.tried(row)
+
+
+def gain_text(gain: float) -> str:
+    """For people; a bound that one side alone keeps can't be told as a ratio."""
+    return "∞ ×" if gain >= MOST_GAIN else f"{gain:.2f} ×"
 
 
 def _is_for_mixtures(candidate: Candidate) -> bool:
