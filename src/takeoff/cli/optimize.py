@@ -50,7 +50,7 @@ def optimize(
     from takeoff.models.optimize.trials import Trials
     from takeoff.models.profile import forget_profile, read_fingerprint, save_profile
     from takeoff.models.store import Store
-    from takeoff.models.variants import model_place, source_key
+    from takeoff.models.variants import discard_other_variants, model_place, source_key
     from takeoff.request import Task
     from takeoff.settings import load_settings
 
@@ -89,6 +89,7 @@ def optimize(
         found = search.run(default_candidate(settings, machine))
     profile = profile_of(found, stored, aim, fingerprint)
     save_profile(stored, settings.store, profile)
+    discard_other_variants(place, profile.weights)
     trials.discard()
     predicted, limiting = prediction(found, aim), limits(found, machine.cores)
     console = talk()

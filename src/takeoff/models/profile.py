@@ -171,6 +171,15 @@ def read_profile(path: Path) -> Profile:
         raise ModelError(f"it is damaged ({exc})") from exc
 
 
+def profiled_file(model: StoredModel, home: Path) -> str | None:
+    """The file name of the variant that a model's profile names, whether it counts here or not."""
+    path = model_place(model, home) / PROFILE_FILE
+    try:
+        return read_profile(path).weights if path.exists() else None
+    except ModelError:
+        return None
+
+
 def forget_profile(model: StoredModel, home: Path) -> None:
     """Delete a model's profile and its variants; nothing there is fine."""
     place = model_place(model, home)

@@ -134,6 +134,13 @@ def discard_variant(place: Path, variant: Variant) -> None:
     disk.discard(path.with_suffix(".json"))
 
 
+def discard_other_variants(place: Path, kept_file: str | None) -> None:
+    """Delete the variants in a model's place that have another file name."""
+    for variant in list_variants(place):
+        if variant.file != kept_file:
+            discard_variant(place, variant)
+
+
 def discard_variants(place: Path) -> None:
     """Delete every variant in a model's place."""
     disk.discard(variants_folder(place))

@@ -14,6 +14,7 @@ from takeoff.models.optimize.candidates import Candidate
 from takeoff.models.optimize.pace import N_CTX_SLOT, Setup, Stopwatch, Turn
 from takeoff.models.optimize.quality import HELD_OUT, SEARCHED, Quality, compare
 from takeoff.models.plan import make_plan
+from takeoff.models.profile import profiled_file
 from takeoff.models.progress import NoProgress
 from takeoff.models.requantise import requantise
 from takeoff.models.stored import StoredModel
@@ -36,6 +37,7 @@ class Lab:
         self._model, self._home, self._settings, self._machine = model, home, settings, machine
         self.gguf = read_gguf(model.path)
         self._paths: dict[Recipe | None, StoredModel] = {None: model}
+        self._profiled_file = profiled_file(model, home)
         self._stopwatch = Stopwatch()
         self.streams = self._fitting(streams)
 
@@ -85,13 +87,16 @@ class Lab:
         return plan.weights_bytes + plan.kv_bytes + plan.compute_bytes
 
     def drop(self, recipe: Recipe | None) -> None:
-        """Delete a variant; nothing there, or the source itself, is fine."""
+        """Delete a variant; nothing there, or the source itself, is fine.
+
+        Not the present profile's: it counts until another is saved, and the search may be interrupted.
+        """
         if recipe is None or recipe not in self._paths:
             return
         file = self._paths.pop(recipe).path.name
         place = model_place(self._model, self._home)
         for variant in list_variants(place):
-            if variant.file == file:
+            if variant.file == file != self._profiled_file:
                 discard_variant(place, variant)
 
     def drop_all_but(self, kept: Recipe | None) -> None:
