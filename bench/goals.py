@@ -52,7 +52,7 @@ def launches(servers: str, setup: Setup, options: argparse.Namespace) -> dict[st
     ours: dict[str, Launch] = {"takeoff": partial(takeoff, setup, flags=flags)}
     if servers in BESIDE_ITSELF:
         return ours | {servers: partial(takeoff, setup, flags=(*flags, *BESIDE_ITSELF[servers]))}
-    return ours | ({servers: partial(PEERS[servers], setup)} if servers in PEERS else {})
+    return ours | {name: partial(PEERS[name], setup) for name in servers.split("+") if name in PEERS}
 
 
 def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Namespace) -> Iterator[Result]:

@@ -14,18 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from goal_rows import Goal, Reading
+from goal_rows import OTHERS, Goal, Reading
 
 from takeoff.bench.plot import Line, Point, plot
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results/goals", HERE.parent / "docs"
 LEVELS = {"one": 1, "eight": 8, "thirty-two": 32}
-PEERS = ("llama-server", "vllm", "openvino", "llama-cpp-python")
+PEERS = {
+    "llama-server": "llama-server",
+    "vllm": OTHERS,
+    "openvino": OTHERS,
+    "llama-cpp-python": "llama-cpp-python",
+}
 
 
 def runs(peer: str) -> list[dict[str, Any]]:
-    file = RESULTS / f"{peer}.json"
+    file = RESULTS / f"{PEERS[peer]}.json"
     return list(json.loads(file.read_text())) if file.exists() else []
 
 
