@@ -3,7 +3,7 @@
     python bench/plots.py
 
 docs/throughput.svg: tokens/s of each peer by ours in the same round, against streams at a time.
-docs/users.svg: what a user gets against what all get, of ours and llama-server.
+docs/llama-server.svg: what a user gets against what all get, of ours and llama-server.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     (DOCS / "throughput.svg").write_text(plot(title, "streams at a time", "x Takeoff", [ours, *peers]) + "\n")
     lines = [Line(name, list(service(name)), n) for n, name in enumerate(("takeoff", "llama-server"))]
     title = "A user's speed against all users' (number: streams)"
-    (DOCS / "users.svg").write_text(plot(title, "tokens/s together", "tokens/s a user", lines) + "\n")
+    (DOCS / "llama-server.svg").write_text(plot(title, "tokens/s together", "tokens/s a user", lines) + "\n")
 
 
 if __name__ == "__main__":
