@@ -14,6 +14,7 @@ from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageSpan, Prompt
 from takeoff.engine.llama.rows import ImageTokens
 from takeoff.errors import EngineFailed
+from takeoff.ipc.arena import ALIGNMENT_BYTES
 from takeoff.ipc.messages import Load, SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -271,6 +272,23 @@ def test_what_is_missed_is_counted_in_prompts_and_tokens() -> None:
         "cache_missed_short_tokens": 8,
     }
     assert (sums["cache_lookups"], sums["cache_hits"]) == (4, 1)
+
+
+def test_what_was_evicted_or_could_not_be_cut_back_is_counted_as_that() -> None:
+    one, other = prompt_of(300), prompt_of(300, seed=1)
+    small = Run(1, cache_bytes=ALIGNMENT_BYTES)
+    for number, prompt in enumerate((one, other, one)):
+        small.submit(number, prompt)
+    small.finish()
+    sums = small.engine.counters.snapshot()
+    assert (sums["cache_missed_evicted"], sums["cache_missed_evicted_tokens"]) == (1, 288)
+    assert sums["cache_evictions"] == 2
+    whole = Run(1, can_trim=False)
+    whole.submit(1, one)
+    whole.submit(2, one[:200] + [150] * 20)
+    whole.finish()
+    sums = whole.engine.counters.snapshot()
+    assert (sums["cache_missed_window"], sums["cache_missed_window_tokens"]) == (1, 200)
 
 
 def test_a_model_that_cannot_be_trimmed_reuses_exact_snapshots_only() -> None:
