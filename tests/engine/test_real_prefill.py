@@ -12,14 +12,19 @@ from tests.engine.real import RealEngine
 from takeoff.request import SamplingParams
 
 STREAMS, LONG, SHORTS = (1,), 2, (3, 4)
-LENGTHS = {1: 20, LONG: 130, 3: 20, 4: 24}
-MAX_NEW_TOKENS = {1: 24, LONG: 4, 3: 4, 4: 4}
+LENGTHS = {1: 20, LONG: 240, 3: 20, 4: 24}
+MAX_NEW_TOKENS = {1: 32, LONG: 4, 3: 4, 4: 4}
 
 
 @pytest.fixture(scope="module")
 def engine(smollm2_path: Path) -> Iterator[RealEngine]:
-    """Deterministic, so that texts are equal alone and together; without a cache, so that all is computed."""
-    engine = RealEngine(smollm2_path, n_slots=4, n_ctx_slot=512, deterministic=True, cache_mb=0)
+    """Deterministic, so that texts are equal alone and together; without a cache, so that all is computed.
+
+    Streams can bear no gap at all, so that slices are the smallest however fast the machine is.
+    """
+    engine = RealEngine(
+        smollm2_path, n_slots=4, n_ctx_slot=512, deterministic=True, itl_slo_ms=1e-3, cache_mb=0
+    )
     yield engine
     engine.close()
 
