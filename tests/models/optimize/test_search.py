@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from takeoff.errors import ModelError
+from takeoff.models.gguf import Tensor
 from takeoff.models.machine import Machine
-from takeoff.models.optimize.candidates import Candidate
+from takeoff.models.optimize.candidates import GROUPS, Candidate, bearing_groups
 from takeoff.models.optimize.goal import parse_goal
 from takeoff.models.optimize.outcome import changed_settings
 from takeoff.models.optimize.pace import Turn
@@ -21,6 +22,16 @@ from takeoff.models.optimize.trials import Trials
 from takeoff.models.variants import Recipe
 
 MACHINE = Machine(2, 16 << 30, 12 << 30)
+TENSORS = [
+    Tensor(name, "Q4_1", (1_000, 1_000), 0, num_bytes)
+    for name, num_bytes in (
+        ("token_embd.weight", 4_000_000),
+        ("blk.0.attn_q.weight", 1_000_000),
+        ("blk.0.attn_v.weight", 1_100_000),
+        ("blk.0.ffn_up.weight", 3_000_000),
+        ("blk.0.ffn_down.weight", 2_000_000),
+    )
+]
 BEFORE = Candidate(threads=2, threads_prefill=2, batch=2048, ubatch=512)
 
 
@@ -38,7 +49,7 @@ class FakeLab:
     num_turns: int = 0
     is_forgotten: bool = False
     dropped: list[str] = field(default_factory=list)
-    gguf: Any = field(default_factory=lambda: SimpleNamespace(quantisation="Q4_1"))
+    gguf: Any = field(default_factory=lambda: SimpleNamespace(quantisation="Q4_1", tensors=TENSORS))
 
     def forget(self) -> None:
         self.is_forgotten = True
@@ -66,7 +77,7 @@ class FakeLab:
         assert candidate.recipe is not None
         far = {"Q8_0": 0.002, "Q6_K": 0.004, "IQ4_NL": 0.2, "Q4_0": 0.3} | self.kls
         groups = len(candidate.recipe.tensor_types)
-        kl = 0.004 * groups if groups else far[candidate.recipe.file_type]
+        kl = 0.002 + 0.003 * groups if groups else far[candidate.recipe.file_type]
         return Quality(kl, 10 * kl, 1.0, 0.99, 100)
 
     def memory_bytes(self, candidate: Candidate) -> int:
@@ -112,10 +123,40 @@ def test_the_fastest_format_within_the_bound_wins_and_a_coarser_one_serves_in_pa
     found = search(FakeLab(), tmp_path)
     assert found.best.recipe is not None
     assert found.best.recipe.file_type == "Q8_0"
-    assert [type_name for _, type_name in found.best.recipe.tensor_types] == ["IQ4_NL", "IQ4_NL"]
+    # each adds 0.003 to the 0.002 of Q8_0: there is room for two, the largest
+    assert found.best.recipe.tensor_types == (
+        (GROUPS["embedding, output"], "IQ4_NL"),
+        (GROUPS["ffn_up, ffn_gate"], "IQ4_NL"),
+    )
     assert found.gain == pytest.approx(2.4, rel=0.01)
     assert verdicts(found)["IQ4_NL"] == "KL over 0.01"
     assert verdicts(found)["confirmed"] == "2.40 × as shipped"
+
+
+def test_groups_are_coarsened_that_shrink_most_for_what_they_cost() -> None:
+    costs = {"a": 0.004, "b": 0.001, "c": 0.003, "d": 0.0}
+    sizes = {"a": 8, "b": 1, "c": 4, "d": 1}
+    assert bearing_groups(costs, sizes, 0.006) == ["d", "a", "b"]  # c has no room beside a
+    assert bearing_groups(costs, sizes, -0.001) == []
+
+
+def test_a_part_that_cannot_be_made_is_left_out_of_the_mixture(tmp_path: Path) -> None:
+    lab = FakeLab()
+    whole = lab.quality
+
+    def quality(candidate: Candidate, *, held_out: bool) -> Quality:
+        if candidate.label == "IQ4_NL in embedding, output":
+            raise ModelError("llama.cpp could not make it")
+        return whole(candidate, held_out=held_out)
+
+    lab.quality = quality  # type: ignore[method-assign]
+    found = search(lab, tmp_path)
+    assert verdicts(found)["IQ4_NL in embedding, output"] == "failed: llama.cpp could not make it"
+    assert found.best.recipe is not None
+    assert [pattern for pattern, _ in found.best.recipe.tensor_types] == [
+        GROUPS["ffn_up, ffn_gate"],
+        GROUPS["ffn_down"],
+    ]
 
 
 def test_weights_that_stand_the_search_but_not_the_other_text_are_not_served(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,35 @@ def mixture(base: Recipe, small: str, groups: list[str]) -> Recipe:
     embedding = small if "embedding, output" in groups else None
     name = f"{base.name}-{small}-{letters}"
     return Recipe(name, base.file_type, patterns, output_type=embedding, embedding_type=embedding)
+
+
+def group_bytes(model: GgufFile) -> dict[str, int]:
+    """What the matrices of each group of tensors take; groups that the model does not have are left out."""
+    sizes = {
+        group: sum(
+            each.num_bytes
+            for each in model.tensors
+            if len(each.shape) > 1 and re.search(pattern, each.name) is not None
+        )
+        for group, pattern in GROUPS.items()
+    }
+    return {group: size for group, size in sizes.items() if size}
+
+
+def bearing_groups(costs: Mapping[str, float], sizes: Mapping[str, int], room: float) -> list[str]:
+    """The groups to make coarser: those first that shrink most for what they cost, as long as there is room.
+
+    Args:
+        costs: by group, what it alone adds to the divergence; together they add about the sum.
+        sizes: by group, bytes of its tensors: what a step reads and computes is in proportion.
+        room: for divergence.
+    """
+    chosen: list[str] = []
+    for group in sorted(costs, key=lambda each: costs[each] / sizes[each]):
+        if costs[group] <= room:
+            room -= costs[group]
+            chosen.append(group)
+    return chosen
 
 
 def thread_counts(machine: Machine, logical: int) -> list[int]:

@@ -12,21 +12,22 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Protocol
 
 import msgspec
 
 from takeoff.errors import TakeoffError
 from takeoff.models.gguf import GgufFile
+from takeoff.models.gguf_types import FILE_TYPES
 from takeoff.models.machine import Machine
 from takeoff.models.optimize.candidates import (
-    GROUPS,
     MIXED_IN,
     PREFIX,
     Candidate,
+    bearing_groups,
     described,
     formats,
+    group_bytes,
     mixture,
     variations,
 )
@@ -170,25 +171,39 @@ class Search:
                     break
 
     def _mixtures(self, best: Candidate) -> Iterable[Candidate]:
-        """The coarse format in those groups of tensors that bear it: the least divergence first."""
+        """The coarse format in those groups of tensors that bear it, beside the format of the best."""
         own = self._lab.gguf.quantisation
+        if best.recipe is None and own not in FILE_TYPES.values():
+            return  # a mixture that llama.cpp can't be told to make
         base = best.recipe or Recipe(f"{PREFIX}{own}", own)
+        base_kl = 0.0 if best.recipe is None else self._quality(best).kl
+        sizes = group_bytes(self._lab.gguf)
         for small in self._too_coarse[:1]:
-            kls: dict[str, float] = {}
-            for group in GROUPS:
+            costs: dict[str, float] = {}
+            for group in sizes:
                 if not self._has_time():
                     return
-                recipe = mixture(base, small, [group])
-                quality = self._quality(replace(best, recipe=recipe))
-                self._lab.drop(recipe)
-                kls[group] = quality.kl
-                self._tell(Row(described(recipe), "a part of a mixture", quality))
-            nearest = sorted(kls, key=lambda group: kls[group])
-            totals = accumulate(kls[group] for group in nearest)
-            groups = [group for group, total in zip(nearest, totals, strict=True) if total <= self._max_kl]
+                part = replace(best, recipe=mixture(base, small, [group]), label=f"{small} in {group}")
+                kl = self._part_kl(part)
+                if kl is not None:
+                    costs[group] = max(0.0, kl - base_kl)
+            groups = bearing_groups(costs, sizes, self._max_kl - base_kl)
             if groups:
                 recipe = mixture(base, small, groups)
                 yield replace(best, recipe=recipe, label=described(recipe))
+
+    def _part_kl(self, part: Candidate) -> float | None:
+        """The divergence of a mixture that is not to be served itself; None: it can't be made or run."""
+        self._watch.trying(part.label, 1 - self._left())
+        try:
+            quality = self._quality(part)
+        except TakeoffError as exc:
+            self._tell(Row(part.label, f"failed: {exc.message}"))
+            return None
+        finally:
+            self._lab.drop(part.recipe)
+        self._tell(Row(part.label, "a part of a mixture", quality))
+        return quality.kl
 
     def _wins(self, challenger: Candidate, best: Candidate) -> bool:
         """Whether the challenger replaces the best; tells why or why not."""
