@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-SMOOTHING = 0.2  # weight of the newest call in the running means
+SMOOTHING = 0.3  # weight of the newest call in the running means
+MAX_SURPRISE = 2.0  # a call that takes longer than so many times the mean was held up by others
 FORGETTING = 0.01  # of what was measured, at every decode call: a machine changes
 
 # Seconds of a call of so many rows, the first row's being 1. SmolLM2-135M in Q8_0 on 2 cores (AVX2); in
@@ -46,14 +47,15 @@ class StepCosts:
     def learn_decode(self, num_seqs: int, seconds: float) -> None:
         before = self._decode_s.get(num_seqs, seconds)
         self._decode_s[num_seqs] = before + SMOOTHING * (seconds - before)
+        self._steepness += FORGETTING * (1.0 - self._steepness)
         for num_tokens, ratio in self._ratios[num_seqs].items():
             guess = self._guess(num_seqs, num_tokens)
             self._ratios[num_seqs][num_tokens] = ratio + FORGETTING * (guess - ratio)
 
     def learn(self, num_seqs: int, num_tokens: int, seconds: float) -> float:
         """Note a call of several tokens of each; returns seconds of a decode call, which was seen before."""
-        ratio = seconds / self._decode_s[num_seqs]
-        before = self._ratios[num_seqs].get(num_tokens, ratio)
+        before = self.ratio(num_seqs, num_tokens)
+        ratio = min(seconds / self._decode_s[num_seqs], MAX_SURPRISE * before)
         self._ratios[num_seqs][num_tokens] = before + SMOOTHING * (ratio - before)
         expected = _shape(num_seqs * num_tokens) / _shape(num_seqs) - 1.0
         self._steepness += SMOOTHING * (max(ratio - 1.0, 0.0) / expected - self._steepness)
