@@ -28,6 +28,10 @@ from takeoff.models.store import Store
 from takeoff.request import SamplingParams, TokenEvent
 from takeoff.settings import Settings
 
+# As SmolLM2's template writes it; other models read it as text.
+SYSTEM = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+)
 NAMES = ("Ada Lovelace", "Alan Turing", "Grace Hopper", "Edsger Dijkstra", "Barbara Liskov", "Donald Knuth")
 CITIES = ("London", "Manchester", "Arlington", "Nuenen", "Boston", "Stanford", "Oslo", "Lima")
 CODE = """
@@ -165,7 +169,9 @@ def main() -> None:
             rounds = []
             for number in range(args.rounds):
                 texts = [question(work, number * count + stream) for stream in range(count)]
-                chats = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in texts]
+                chats = [
+                    f"{SYSTEM}<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in texts
+                ]
                 prompts = [llm.tokenize(chat.encode(), add_bos=False, special=True) for chat in chats]
                 rounds.append([side.run(prompts, args.tokens) for side in sides])
             ratios = [on.tokens_per_s / off.tokens_per_s for off, on in rounds]

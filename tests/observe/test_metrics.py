@@ -41,6 +41,16 @@ def test_the_engines_sums_go_on_growing_over_a_restart() -> None:
     assert value(metrics, "takeoff_engine_restarts_total") == 1.0
 
 
+def test_drafts_are_counted_and_their_calls_timed() -> None:
+    metrics = Metrics()
+    counters = {"verify_calls": 3, "verify_seconds": 0.25, "verify_tokens": 48}
+    metrics.observe_heartbeat("r1", beat(**counters, drafted_tokens=45, accepted_draft_tokens=40))
+    names = ("calls", "seconds", "tokens")
+    assert [value(metrics, f"takeoff_step_{name}_total", kind="verify") for name in names] == [3, 0.25, 48]
+    assert value(metrics, "takeoff_drafted_tokens_total") == 45.0
+    assert value(metrics, "takeoff_accepted_draft_tokens_total") == 40.0
+
+
 def test_the_batches_of_encoders_are_counted_and_timed_as_steps_are() -> None:
     metrics = Metrics()
     metrics.observe_heartbeat("r1", beat(encode_calls=4, encode_seconds=0.5, encode_tokens=900))
