@@ -154,6 +154,7 @@ MESSAGE_FIELDS = [
     "refusal",
     "reasoning_content",
     "x",
+    "\\ud800",
 ]
 
 

@@ -96,7 +96,7 @@ def refuse_unknown(
     `inside`: where the fields are, when it is not the body itself.
     """
     for full_name in sorted(names)[:MAX_LOGGED]:
-        name = full_name[:MAX_NAME_CHARACTERS]
+        name = full_name[:MAX_NAME_CHARACTERS].encode(errors="backslashreplace").decode()
         path = _path(inside, name)
         if lenient:
             logger.warning("ignored the unknown field %r", path)
