@@ -141,6 +141,7 @@ class Request:
     keep_tokens: int | None = None  # a longer prompt loses the beginning of its text; None: it is refused
     lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
     images: tuple[bytes, ...] = ()  # files, for where a text says <image>, or before it
+    predicted: str = ""  # what the completion may be: a draft of it, which never changes it
 
     def __post_init__(self) -> None:
         if self.keep_tokens is not None:

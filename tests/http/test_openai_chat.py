@@ -66,7 +66,7 @@ def sent(*messages: dict[str, Any]) -> list[dict[str, Any]]:
         ({"repetition_penalty": 1.2}, {"repetition_penalty": 1.2}),
         ({"min_tokens": 3, "ignore_eos": True}, {"min_new_tokens": 3, "ignore_eos": True}),
         ({"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k"}, {}),
-        ({"prediction": {"type": "content", "content": "x"}, "prompt_cache_retention": "24h"}, {}),
+        ({"prediction": None, "prompt_cache_retention": "24h"}, {}),
         ({"store": False, "service_tier": "auto", "modalities": ["text"], "logprobs": False}, {}),
         ({"logprobs": True}, {"logprobs": 0}),
         ({"logprobs": True, "top_logprobs": 20}, {"logprobs": 20}),
@@ -79,6 +79,29 @@ def test_each_field_reaches_the_sampler(body: dict[str, Any], ours: dict[str, An
     assert request == Request(
         prompt=Conversation(messages=[HELLO]), sampling=SamplingParams(**ours), group="primary"
     )
+
+
+@pytest.mark.parametrize(
+    "content", ["a\nb", [{"type": "text", "text": "a\n"}, {"type": "text", "text": "b"}]]
+)
+def test_a_prediction_reaches_the_request_as_one_text(content: object) -> None:
+    (request,) = asked(prediction={"type": "content", "content": content})
+    assert request.predicted == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "param"),
+    [
+        ({"type": "image", "content": "x"}, "prediction.type"),
+        ({}, "prediction.type"),
+        ({"content": "x"}, "prediction.type"),
+        ({"type": "content"}, "prediction.content"),
+        ({"type": "content", "content": [{"type": "image_url"}]}, "prediction.content[0].type"),
+        ({"type": "content", "content": "x", "strength": 1}, "prediction.strength"),
+    ],
+)
+def test_a_prediction_of_another_shape_is_refused_by_its_place(prediction: object, param: str) -> None:
+    assert refused(prediction=prediction)["param"] == param
 
 
 @pytest.mark.parametrize(

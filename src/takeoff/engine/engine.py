@@ -121,6 +121,7 @@ class Engine:
                 sampling=sampling,
                 text=text,
                 arrived_at=self._clock(),
+                predicted_token_ids=message.predicted_token_ids,
             )
         )
 

@@ -44,6 +44,7 @@ class Sequence:
     fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
     spans: tuple[ImageSpan, ...] = ()  # the images of the prompt, by their places
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
+    predicted_token_ids: list[int] = field(default_factory=list)  # what the client thinks will come
     drafter: Drafter | None = None  # follows its text, once speculation looks at it
     balance_steps: float = 0.0  # decode steps that drafts have saved it, or cost it
 

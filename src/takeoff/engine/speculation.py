@@ -143,7 +143,7 @@ class Speculation:
 
     def _draft(self, seq: Sequence, most: int) -> Draft:
         if seq.drafter is None:
-            seq.drafter = Drafter(seq.num_prompt_tokens, self._trust)
+            seq.drafter = Drafter(seq.num_prompt_tokens, self._trust, seq.predicted_token_ids)
         if not seq.drafter.read(seq.token_ids, MAX_READ_TOKENS):
             return Draft([], [])
         constraint = seq.sampling.constraint

@@ -105,6 +105,7 @@ class Submit(Message, frozen=True):
     lora: str | None = None  # name of an adapter of `Load.loras`; None: the model as it is
     images: list[PlacedImage] = []  # in order of their places
     thought: ThoughtStart | None = None  # that the completion may begin with
+    predicted_token_ids: list[int] = []  # what the completion may be
 
 
 class Cancel(Message, frozen=True):

@@ -69,6 +69,7 @@ class Intake:
             lora=_checked_lora(request.lora_id, reader),
             images=prepared.images,
             thought=prepared.thought,
+            predicted_token_ids=await _predicted(request, reader, room),
         )
         logger.debug(
             "request %d: %d tokens, %s", submit.request_id, len(token_ids), describe(submit.sampling)
@@ -143,6 +144,16 @@ async def _tried_grammar(request: Request, reader: Reader, thought: ThoughtStart
             f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
         )
     return await preparers(reader).try_constraint(constraint, thought)
+
+
+async def _predicted(request: Request, reader: Reader, room: int) -> list[int]:
+    """The tokens that a completion may be, as many as may come."""
+    if not request.predicted or not reader.load.speculation:
+        return []
+    tokens = await preparers(reader).tokenize(
+        request.predicted, "off", skip_special_tokens=False, add_special_tokens=False
+    )
+    return tokens.token_ids[:room]
 
 
 def _checked_prompt(token_ids: tuple[int, ...], reader: Reader) -> list[int]:

@@ -17,7 +17,7 @@ from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
 from takeoff.http.openai.images import MAX_IMAGES
-from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages
+from takeoff.http.openai.messages import MAX_MESSAGES, checked_messages, predicted_text
 from takeoff.http.openai.said import Deltas, whole_choice
 from takeoff.http.openai.sampling import MAX_METADATA, SamplingBody, model_told
 from takeoff.http.openai.tools import ToolFields, ToolUse, tool_use, with_calls
@@ -86,7 +86,11 @@ class ChatBody(SamplingBody, ToolFields):
     prompt_cache_options: dict[str, Any] | None = Field(None, description="As `prompt_cache_key`")
     prompt_cache_retention: str | None = Field(None, max_length=1_024, description="As `prompt_cache_key`")
     safety_identifier: str | None = Field(None, max_length=1_024, description="Who asks")
-    prediction: dict[str, Any] | None = Field(None, description="What the answer may be")
+    prediction: dict[str, Any] | None = Field(
+        None,
+        description="What the answer may be, of the type content: where it is, the answer comes sooner"
+        ", and it is the same",
+    )
 
     _tool_use: ToolUse | None = PrivateAttr(None)
 
@@ -110,12 +114,14 @@ class ChatBody(SamplingBody, ToolFields):
             reasoning_effort=self.reasoning_effort,
         )
         logprobs = self._num_logprobs()
+        predicted = "" if self.prediction is None else predicted_text(self.prediction, lenient=lenient)
         return [
             Request(
                 prompt=conversation,
                 sampling=replace(sampling, logprobs=logprobs),
                 group=self.group,
                 images=tuple(images),
+                predicted=predicted,
             )
             for sampling in self.samplings(self._max_tokens())
         ]

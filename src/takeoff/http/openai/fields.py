@@ -29,7 +29,6 @@ HARMLESS = frozenset(
     {
         "max_tool_calls",
         "metadata",
-        "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",

@@ -56,6 +56,21 @@ def checked_messages(
     return checked
 
 
+def predicted_text(prediction: dict[str, Any], *, lenient: bool) -> str:
+    """The text that a `prediction` says the answer may be.
+
+    Raises:
+        InvalidRequest: it is not of the type content, or has none; its `param` is the field.
+    """
+    known = ["type", "content"]
+    refuse_unknown(prediction.keys() - set(known), known, lenient=lenient, inside="prediction")
+    if prediction.get("type") != "content":
+        raise _wrong("prediction.type", "content", prediction.get("type"))
+    at = "prediction.content"
+    content = _content(prediction.get("content"), at, _Files(None), lenient=lenient)
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 class _Files:
     """Where the images of a conversation are gathered, if they may be there."""
 
