@@ -17,6 +17,7 @@ from tests.e2e.processes import completion
 
 PROMPT = "Three things to see in Paris are"
 NUM_TOKENS = 16
+MAX_TRIES = 8  # on a machine that others keep busy
 PROGRAM = [sys.executable, "-c", "from takeoff.cli.main import main; main()"]
 
 
@@ -53,6 +54,10 @@ def test_the_first_start_makes_the_faster_format_and_the_next_ones_use_it(home: 
 
     text, said, model = served(home)
     assert "making Q8_0 of smollm2 (98 MB)" in said
+    for _ in range(MAX_TRIES):
+        if "stays in Q4_1: the machine is too busy for a trial; the next start tries again" in said:
+            assert model["quantization"] == "Q4_1"
+            text, said, model = served(home)
     (line,) = (line for line in said.splitlines() if "as its profile says" in line)
     assert line.startswith("smollm2 runs as its profile says: Q8_0 made of its Q4_1: ")
     assert " × the tokens/s with 8 streams, " in line

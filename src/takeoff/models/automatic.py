@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from takeoff.errors import ModelError
 from takeoff.models import disk
 from takeoff.models.gguf import GgufFile, Tensor
 from takeoff.models.profile import Figures, Fingerprint, Profile, Speed, find_profile, save_profile
@@ -33,7 +34,7 @@ MAX_FILE_BYTES = 512 * 10**6  # of the source: larger ones take minutes, which n
 LEAST_SHARE = 0.25  # of the matrices' bytes that are slow, for a try
 MAX_KL = 0.01
 LEAST_GAIN = 1.1  # in tokens/s of the most streams that are tried
-LEAST_SINGLE = 0.95  # in tokens/s of one stream: larger weights take longer to read
+LEAST_SINGLE = 0.9  # in tokens/s of one stream: larger weights take longer to read
 
 # Types of fast kernels, by processor: tinyBLAS (ggml/src/ggml-cpu/llamafile/sgemm.cpp) and repacked matrices
 # (ggml/src/ggml-cpu/repack.cpp, ggml_repack_get_optimal_repack_type) of the llama.cpp we pin.
@@ -73,7 +74,7 @@ def make_automatic_profile(
     """Make the variant, try it, and keep what came of it; a variant that is no gain is deleted.
 
     Raises:
-        ModelError, PullError: it could not be made or tried.
+        ModelError, PullError: it could not be made, or not be tried now; nothing is kept but the variant.
     """
     place = model_place(model, home)
     with disk.disk_errors(place), disk.locked(place / ".profile.lock", model.name, progress, doing="trying"):
@@ -84,6 +85,8 @@ def make_automatic_profile(
         progress.stage(f"trying {recipe.name} beside {model.quantisation}", None)
         trial = try_variant(model.path, variant_model(model, home, variant).path, threads)
         is_gain = _is_gain(trial)
+        if not is_gain and trial.is_disturbed:
+            raise ModelError("the machine is too busy for a trial; the next start tries again")
         if not is_gain:
             discard_variant(place, variant)
         profile = Profile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import msgspec
@@ -12,11 +11,12 @@ from takeoff.models.optimize.quality import SEARCHED, compare
 
 STREAMS = (1, 8)
 TURNS = 3
+LEAST_CPU_SHARE = 0.8
 TEXT_TOKENS = 256
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Seconds of a step that decodes one token of each of `streams` streams; medians."""
+    """Seconds of a step that decodes one token of each of `streams` streams, of the best turn."""
 
     streams: int
     source_s: float
@@ -33,6 +33,12 @@ class Trial(msgspec.Struct, frozen=True):
     kl: float  # mean over the text's positions, in nats: of the variant's next token from the source's
     perplexity_ratio: float  # of the text: the variant's to the source's
     paces: tuple[Pace, ...]  # in the order of STREAMS
+    cpu_share: float  # of its threads' time that the machine gave them, in the calmest turns
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Others took the cores: threads that wait for each other then show little of their kernels."""
+        return self.cpu_share < LEAST_CPU_SHARE
 
 
 def try_variant(source: Path, variant: Path, threads: int) -> Trial:
@@ -60,10 +66,8 @@ def try_variant(source: Path, variant: Path, threads: int) -> Trial:
             for _ in range(TURNS)
         ]
     paces = [
-        Pace(
-            streams,
-            *(statistics.median(turn.step_s[streams] for turn in each) for each in zip(*turns, strict=True)),
-        )
+        Pace(streams, *(min(turn.step_s[streams] for turn in each) for each in zip(*turns, strict=True)))
         for streams in STREAMS
     ]
-    return Trial(quality.kl, quality.perplexity_ratio, tuple(paces))
+    cpu_share = min(max(turn.cpu_share for turn in each) for each in zip(*turns, strict=True))
+    return Trial(quality.kl, quality.perplexity_ratio, tuple(paces), cpu_share)

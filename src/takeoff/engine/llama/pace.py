@@ -1,6 +1,7 @@
-"""The process that times calls to a model: `python -m ... SETUP`, a `models.optimize.pace.Setup` in JSON.
+"""Times calls to a model; the process of `engine.timing`.
 
-Reads an `Order` a line on standard input, answers with a JSON list of seconds; ends with its input.
+Its argument is a `models.optimize.pace.Setup` in JSON. It reads an `Order` a line on standard input,
+answers with a JSON list of seconds, and ends with its input.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def load_of(setup: Setup) -> Load:
     )
 
 
-def main() -> None:
+def serve_orders() -> None:
+    """Load the setup and time what is ordered, until standard input ends."""
     die_with_parent()
     pace = Pace(msgspec.json.decode(sys.argv[1], type=Setup))
     sys.stdout.write(READY + "\n")
@@ -80,7 +82,3 @@ def main() -> None:
             msgspec.json.encode(pace.seconds(msgspec.json.decode(line, type=Order))).decode() + "\n"
         )
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

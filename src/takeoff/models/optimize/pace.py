@@ -6,16 +6,18 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
+import psutil
 
 from takeoff.errors import ModelError
 
-CHILD = "takeoff.engine.llama.pace"  # named, not imported: imports point the other way
+CHILD = "takeoff.engine.timing"  # named, not imported: imports point the other way
 READY = "ready"
 DEPTH = 256  # tokens that a stream has behind it when its steps are timed
 PREFILL_TOKENS = 256  # of the prompt that is timed
@@ -49,6 +51,7 @@ class Turn(msgspec.Struct, frozen=True):
 
     step_s: Mapping[int, float]
     prefill_token_s: float
+    cpu_share: float = 1.0  # of its threads' time that the machine gave them; below 1 others computed, too
 
 
 class Loaded:
@@ -80,6 +83,15 @@ class Loaded:
         except OSError as exc:
             raise self._failure() from exc
         return msgspec.json.decode(self._line(), type=list[float])
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds that its threads have had of the cores."""
+        try:
+            times = psutil.Process(self._child.pid).cpu_times()
+        except psutil.Error as exc:
+            raise self._failure() from exc
+        return float(times.user + times.system)
 
     def close(self) -> None:
         self._child.kill()
@@ -126,12 +138,14 @@ class Stopwatch:
     def turn(self, setup: Setup, threads: int, threads_prefill: int, streams: Sequence[int]) -> Turn:
         """Measure once: some steps of each number of streams, and a prompt."""
         loaded = self._load(setup)
+        wall_s, cpu_s = time.perf_counter(), loaded.cpu_s
         step_s = {
             number: statistics.median(loaded.seconds(Order(number, STEPS[number], threads)))
             for number in streams
         }
+        wall_s, cpu_s = time.perf_counter() - wall_s, loaded.cpu_s - cpu_s
         (prefill_s,) = loaded.seconds(Order(0, 1, threads_prefill))
-        return Turn(step_s, prefill_s / PREFILL_TOKENS)
+        return Turn(step_s, prefill_s / PREFILL_TOKENS, cpu_s / (wall_s * threads))
 
     def _load(self, setup: Setup) -> Loaded:
         loaded = self._loaded.pop(setup, None)
