@@ -198,6 +198,19 @@ def test_out_of_time_it_ends_with_what_it_has(tmp_path: Path) -> None:
     assert found.best == BEFORE
 
 
+@pytest.mark.parametrize("limit_s", [30, 60, 90])
+def test_it_ends_in_time_with_the_winner_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_s: int
+) -> None:
+    lab = FakeLab()
+    seconds = SimpleNamespace(monotonic=lambda: float(lab.num_turns))  # a trial takes 6 s, as do the last
+    monkeypatch.setattr("takeoff.models.optimize.search.time", seconds)
+    found = search(lab, tmp_path, time_limit_s=limit_s)
+    assert limit_s / 2 < lab.num_turns <= limit_s
+    assert found.gain == pytest.approx(2.0 if limit_s == 30 else 2.4, rel=0.01)
+    assert verdicts(found)["confirmed"] == f"{found.gain:.2f} × as shipped"
+
+
 def test_what_was_measured_before_an_interruption_is_not_measured_again(tmp_path: Path) -> None:
     whole = FakeLab()
     assert search(whole, tmp_path / "whole").gain > 2

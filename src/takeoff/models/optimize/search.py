@@ -42,7 +42,8 @@ LEAST_GAIN = 1.03  # less, and the simpler setting stays
 HOPELESS = 0.85  # a challenger so much worse in the first turn gets no other
 TURNS = 3
 MOST_GAIN = 1e6  # where the incumbent keeps no bound at all
-RESERVE = 0.25  # of the time: for the check on the other text and the confirmation
+RESERVE = 0.15  # of the time: for the check on the other text and the confirmation, at least
+TRIALS_NEED = 2  # of the longest trial so far: one more, and the confirmation, which takes as long
 MIXTURES_NEED = 0.45  # of the time has to be left
 
 
@@ -130,6 +131,7 @@ class Search:
         self._started = time.monotonic()
         self._rows: list[Row] = []
         self._is_complete = True
+        self._longest_s = 0.0  # of the trials that were made
         self._too_coarse: list[str] = []  # formats that are faster, but lose too much as a whole
 
     def run(self, before: Candidate) -> Found:
@@ -145,8 +147,10 @@ class Search:
             if not self._has_time():
                 self._is_complete = False
                 break
+            started = time.monotonic()
             if self._wins(challenger, accepted[-1]):
                 accepted.append(challenger)
+            self._longest_s = max(self._longest_s, time.monotonic() - started)
         return self._confirmed(accepted)
 
     def _challengers(self, accepted: list[Candidate]) -> Iterable[Candidate]:
@@ -330,7 +334,8 @@ class Search:
         return max(0.0, 1 - (time.monotonic() - self._started) / self._time_limit_s)
 
     def _has_time(self) -> bool:
-        return self._left() > RESERVE
+        """Whether another trial may begin, so that all ends in time; the first one may, whatever it takes."""
+        return self._left() > max(RESERVE, TRIALS_NEED * self._longest_s / self._time_limit_s)
 
     def _tell(self, row: Row) -> None:
         self._rows.append(row)
