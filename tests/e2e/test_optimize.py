@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,10 @@ import pytest
 from tests.cli.test_serve import SMALL, serving
 from tests.e2e.processes import completion
 
+from takeoff.models.optimize.goal import parse_goal
 from takeoff.models.optimize.trials import FILE
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "optimize.md"
 PROGRAM = [sys.executable, "-c", "from takeoff.cli.main import main; main()"]
 LIMIT_S = 240  # far beyond --time-limit, which a busy machine may overrun by one trial
 
@@ -27,13 +31,24 @@ def home(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def guide_commands() -> list[list[str]]:
+    """What the guide says to type, without the program's name."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+
+
 def optimise(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, "optimize", "smollm2", "--home", str(home), *arguments]
+    """The guide's first command, with more behind it."""
+    return run(home, *guide_commands()[0], *arguments)
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *arguments, "--home", str(home)]
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 def test_a_faster_format_is_found_kept_and_served(home: Path) -> None:
-    done = optimise(home, "--goal", "latency", "--time-limit", "40", "--json")
+    done = optimise(home, "--goal", "latency", "--time-limit", "20", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     weights = Path(found["weights"])
@@ -46,6 +61,7 @@ def test_a_faster_format_is_found_kept_and_served(home: Path) -> None:
     assert tried["Q8_0"]["verdict"] == "kept"
     assert tried["Q8_0"]["kl"] <= 0.01
     assert tried["confirmed"]["gain"] == found["gain"]
+    assert found["prediction"].startswith("latency: predicted for 1 user, answer_s ")
     assert "GB/s" in found["limits"]
     assert "GFLOP/s" in found["limits"]
     assert "KL" in done.stderr  # the table
@@ -57,9 +73,21 @@ def test_a_faster_format_is_found_kept_and_served(home: Path) -> None:
         assert f"smollm2 runs as its profile says: {found['sentence']}" in server.said
     assert "Paris" in text
 
-    assert optimise(home, "--forget").returncode == 0
+    assert run(home, *guide_commands()[1]).returncode == 0
     assert not weights.exists()
     assert not (weights.parent.parent / "profile.json").exists()
+
+
+def test_what_the_guide_says_of_goals_is_understood(home: Path) -> None:
+    goals = re.findall(r"^\| `\"?([^-`\"][^`\"]*)\"?` \|", GUIDE.read_text(), re.MULTILINE)
+    assert goals == ["throughput", "latency", "memory", "ttft_p95<1s, users=max"]
+    for goal in goals:
+        assert parse_goal(goal).text == goal
+    first, forget, *others = guide_commands()
+    assert (first, forget) == (["optimize", "smollm2"], ["optimize", "smollm2", "--forget"])
+    assert len(others) == 2
+    for command in others:  # whole, but for the search
+        assert run(home, *command, "--forget").returncode == 0
 
 
 @pytest.mark.parametrize(
