@@ -19,7 +19,7 @@ MAX_AGREED = 32  # a longer agreement makes a guess no surer
 LONGEST = (2, 3, 5, 8, 12, 20)  # classes of agreements, by their longest; one more beyond
 
 # A guess's chance to be right, by class: of a passage just found, and of one that was come back to. Where
-# nothing has been learnt yet; measured on prose and edits by SmolLM2-135M.
+# nothing has been learnt yet; estimated.
 _FOUND = (0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95)
 _RESUMED = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 OF_ALL, OF_ONE = 0.01, 0.1  # weight of the newest token in the means of all texts, and of one
