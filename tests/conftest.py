@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from takeoff.engine.spinning import bound_spinning
+from takeoff.models.requantise import requantise
 from takeoff.models.store import Store
+from takeoff.models.variants import Recipe, variant_model
 from takeoff.settings import Settings
 
 
@@ -26,6 +28,15 @@ def smollm2_path() -> Path:
 def gemma_path() -> Path:
     """gemma-3-270m, Q4_K_M: sliding windows, another vocabulary and no chat template."""
     return Store(Settings().store).pull("gemma-3-270m").path
+
+
+@pytest.fixture(scope="session")
+def gemma_q8_path() -> Path:
+    """The same in Q8_0, whose kernels give the same bits however a prompt is cut. Made once, in seconds."""
+    store = Store(Settings().store)
+    model = store.pull("gemma-3-270m")
+    variant = requantise(model, Recipe("Q8_0", "Q8_0"), Settings().store, threads=2)
+    return variant_model(model, Settings().store, variant).path
 
 
 @pytest.fixture(scope="session")

@@ -115,15 +115,15 @@ def test_more_texts_outgrow_their_slots_than_there_are_long_ones(exact: RealEngi
     rng = random.Random(6)
     prompts = [random_prompt(rng, 120) for _ in range(4)]
     for i, prompt in enumerate(prompts):
-        exact.submit(30 + i, prompt, greedy(150))
-    for i in range(4):
+        exact.submit(30 + i, prompt, greedy(220))
+    for i in range(12):  # so many that somebody wants a short slot when the third text outgrows its own
         exact.submit(40 + i, random_prompt(rng, 20), greedy(8))
     exact.run_until_idle()
     together = [exact.token_ids(30 + i) for i in range(4)]
     assert exact.engine.counters.snapshot()["unpark_calls"] >= 1
-    alone = [exact.complete(50 + i, prompt, greedy(150), tenant=str(i)) for i, prompt in enumerate(prompts)]
+    alone = [exact.complete(60 + i, prompt, greedy(220), tenant=str(i)) for i, prompt in enumerate(prompts)]
     assert together == alone
-    assert all(len(exact.token_ids(40 + i)) == 8 for i in range(4))
+    assert all(len(exact.token_ids(40 + i)) == 8 for i in range(12))
 
 
 def test_a_prefix_that_a_long_text_computed_serves_a_short_one(engine: RealEngine) -> None:
@@ -136,11 +136,11 @@ def test_a_prefix_that_a_long_text_computed_serves_a_short_one(engine: RealEngin
     assert engine.events[62][0].cached_tokens == 100
 
 
-def test_a_model_with_sliding_windows_moves_too(gemma_path: Path) -> None:
+def test_a_model_with_sliding_windows_moves_too(gemma_q8_path: Path) -> None:
     prompt = random_prompt(random.Random(8), 120)
     texts = []
     for classes in ((SlotClass(2, 256), SlotClass(1, 1024)), (SlotClass(1, 1024),)):
-        engine = RealEngine(gemma_path, slot_classes=classes, flash_attention=False, cache_mb=0)
+        engine = RealEngine(gemma_q8_path, slot_classes=classes, flash_attention=False, cache_mb=0)
         assert "grow_calls" not in engine.engine.counters.snapshot()
         texts.append(engine.complete(1, prompt, greedy(150)))
         assert ("grow_calls" in engine.engine.counters.snapshot()) == (len(classes) == 2)

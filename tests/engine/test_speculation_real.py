@@ -97,7 +97,7 @@ def test_prose_is_the_same_at_every_temperature(pair: Pair) -> None:
     for seed, temperature in enumerate((0.0, 0.7, 1.2)):
         params = SamplingParams(temperature=temperature, max_new_tokens=60, seed=seed, repetition_penalty=1.1)
         without, with_drafts = pair.ask("Tell me about the sea.", params)
-        assert with_drafts <= without
+        assert with_drafts <= without + 1  # a prompt that is cut before its last token takes a call more
 
 
 def test_what_the_client_predicts_is_taken_over_where_it_is_right(pair: Pair) -> None:
