@@ -33,10 +33,13 @@ def gemma_path() -> Path:
 @pytest.fixture(scope="session")
 def gemma_q8_path() -> Path:
     """The same in Q8_0, whose kernels give the same bits however a prompt is cut. Made once, in seconds."""
-    store = Store(Settings().store)
-    model = store.pull("gemma-3-270m")
-    variant = requantise(model, Recipe("Q8_0", "Q8_0"), Settings().store, threads=2)
-    return variant_model(model, Settings().store, variant).path
+    return _in_q8_0("gemma-3-270m")
+
+
+@pytest.fixture(scope="session")
+def smollm2_q8_path() -> Path:
+    """The default model as `serve` runs it where Q4_1 is slow."""
+    return _in_q8_0("smollm2")
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,11 @@ def minilm_path() -> Path:
 def anyio_backend() -> str:
     """What `pytest.mark.anyio` runs coroutine tests on: the loop that the server has."""
     return "asyncio"
+
+
+def _in_q8_0(name: str) -> Path:
+    """A variant in the user's own store, made once, in seconds."""
+    home = Settings().store
+    model = Store(home).pull(name)
+    variant = requantise(model, Recipe("for-tests-Q8_0", "Q8_0"), home, threads=2)
+    return variant_model(model, home, variant).path

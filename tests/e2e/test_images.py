@@ -94,14 +94,16 @@ def test_a_list_of_texts_asks_the_same_image(door: Door) -> None:
 def test_a_chat_reads_images_where_they_stand_plain_and_streamed(door: Door) -> None:
     told, chats = [], [[RED, QUESTION], [BLUE, QUESTION], [QUESTION, BLUE], [RED, QUESTION, BLUE]]
     for parts in chats:
-        answer = chat(door, parts)
+        answer = chat(door, parts, logprobs=True)
         assert answer.status_code == 200, answer.text
-        message = answer.json()["choices"][0]["message"]["content"]
+        choice = answer.json()["choices"][0]
+        message = choice["message"]["content"]
+        sure = round(choice["logprobs"]["content"][0]["logprob"], 3)  # of random images: two may get one text
         lines = chat(door, parts, stream=True).iter_lines()
         chunks = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")]
         assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == message
-        told.append((message, answer.json()["usage"]["prompt_tokens"]))
-    assert len({message for message, _ in told}) == len(chats)
+        told.append(((message, sure), answer.json()["usage"]["prompt_tokens"]))
+    assert len({said for said, _ in told}) == len(chats)
     (_, words), *_, (_, with_another) = told
     assert with_another == words + NUM_TOKENS["mlp"] + 1  # a line of its own
     alone = door.answer(RED, text=QUESTION, return_metadata=True)

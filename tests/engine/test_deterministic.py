@@ -22,8 +22,16 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def engine(smollm2_path: Path) -> Iterator[RealEngine]:
-    engine = RealEngine(smollm2_path, n_slots=32, n_ctx_slot=3328, deterministic=True, cache_mb=256)
+def engine(smollm2_q8_path: Path) -> Iterator[RealEngine]:
+    engine = RealEngine(smollm2_q8_path, n_slots=32, n_ctx_slot=3328, deterministic=True, cache_mb=256)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def fresh_engine(smollm2_path: Path) -> Iterator[RealEngine]:
+    """One whose cache is not full of what others want: it would keep that."""
+    engine = RealEngine(smollm2_path, n_slots=4, n_ctx_slot=3328, deterministic=True, cache_mb=256)
     yield engine
     engine.close()
 
@@ -94,7 +102,8 @@ def test_two_hundred_requests_give_the_same_bytes_alone_and_under_thirty_two_nei
     assert different == []
 
 
-def test_a_prefix_from_the_cache_changes_nothing(engine: RealEngine) -> None:
+def test_a_prefix_from_the_cache_changes_nothing(fresh_engine: RealEngine) -> None:
+    engine = fresh_engine
     asked = requests(seed=12)[:12]
     cold = alone(engine, asked, base=10_000)
     for number, each in enumerate(asked, 11_000):

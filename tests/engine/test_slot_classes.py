@@ -217,7 +217,7 @@ def test_a_follower_waits_for_a_leader_in_a_slot_of_another_size() -> None:
     run.finish()
     for i in range(1, 5):
         assert run.completion(i) == expected_completion(common + prompt_of(10, i), 8)
-    assert run.kernels.prefilled_tokens == 160 + 700 + 4 * 10
+    run.assert_prefilled(160 + 700 + 4 * 10, prompts=5)
 
 
 def test_a_failed_call_spares_those_who_are_between_slots() -> None:
