@@ -75,7 +75,7 @@ class FakeLab:
         if held_out:
             return Quality(self.held_out_kl, 0.01, 1.0, 0.99, 100)
         assert candidate.recipe is not None
-        far = {"Q8_0": 0.002, "Q6_K": 0.004, "IQ4_NL": 0.2, "Q4_0": 0.3} | self.kls
+        far = {"Q8_0": 0.002, "BF16": 0.001, "Q6_K": 0.004, "IQ4_NL": 0.2, "Q4_0": 0.3} | self.kls
         groups = len(candidate.recipe.tensor_types)
         kl = 0.002 + 0.003 * groups if groups else far[candidate.recipe.file_type]
         return Quality(kl, 10 * kl, 1.0, 0.99, 100)
