@@ -5,6 +5,7 @@ FROM debian:trixie-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ python3 python3-venv
 WORKDIR /src
 COPY setup.sh requirements.lock packaging/install.sh ./
+COPY native native
 RUN ./install.sh kernels /opt/takeoff
 RUN ./install.sh packages /opt/takeoff
 COPY pyproject.toml README.md LICENSE ./

@@ -150,8 +150,12 @@ build_jobs() { # one job needs about 1.5 GB at its worst
 native_entry() { awk '/^llama-cpp-python==/ {on=1} on {print} on && !/\\$/ {exit}' "$1"; }
 other_entries() { awk '/^llama-cpp-python==/ {off=1} !off {print} off && !/\\$/ {off=0}' "$1"; }
 
+# Ours go first: an option given twice counts as it was given last.
+cmake_args() { echo "'-DCMAKE_PROJECT_ggml_INCLUDE=$here/native/backend.cmake' ${CMAKE_ARGS:-}"; }
+
 native_needs() { # what a build is for: other needs, another build
   native_entry "$here/requirements.lock"
+  cat "$here"/native/* | digest
   echo "${CMAKE_ARGS:-}"
   uname -sm
   cpu_features list
@@ -183,7 +187,7 @@ build_native() { # build_native FOLDER: the wheel and its record, complete or no
   say "building llama.cpp for this processor with $jobs jobs: about five minutes on two cores (log: $log)"
   set -m # a process group of its own, so that an interruption ends the compilers too
   # SOURCE_DATE_EPOCH would turn GGML_NATIVE off (ggml/CMakeLists.txt)
-  env -u SOURCE_DATE_EPOCH TMPDIR="$partial/tmp" CMAKE_ARGS="${CMAKE_ARGS:-}" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
+  env -u SOURCE_DATE_EPOCH TMPDIR="$partial/tmp" CMAKE_ARGS="$(cmake_args)" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" \
     "$venv/bin/python" -m pip wheel -v --no-deps --no-cache-dir --require-hashes --no-binary llama-cpp-python \
     -w "$partial" -r "$partial/requirement.txt" </dev/null >"$log" 2>&1 &
   build=$!

@@ -18,7 +18,7 @@ install_kernels() {
   requirement=$(mktemp)
   native_entry "$here/requirements.lock" >"$requirement"
   # Installed with the other libraries, not as programs in bin: llama_cpp/lib is where they are looked for.
-  CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DCMAKE_INSTALL_BINDIR:PATH=llama_cpp/lib" \
+  CMAKE_ARGS="$(cmake_args) -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DCMAKE_INSTALL_BINDIR:PATH=llama_cpp/lib" \
     CMAKE_BUILD_PARALLEL_LEVEL=$(build_jobs) \
     pip install -v --no-deps --no-cache-dir --require-hashes --no-binary llama-cpp-python -r "$requirement"
   rm -f "$requirement"

@@ -42,7 +42,7 @@ class RealEngine:
             n_threads=2,
             n_threads_prefill=2,
             n_gpu_layers=0,
-            flash_attention=flash_attention and not deterministic,
+            flash_attention=flash_attention,
             deterministic=deterministic,
             cache_bytes=cache_mb << 20,
             itl_slo_ms=itl_slo_ms,

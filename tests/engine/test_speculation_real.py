@@ -30,7 +30,7 @@ PEOPLE = [
     {"id": 3, "name": "Grace Hopper", "city": "Arlington"},
     {"id": 4, "name": "Barbara Liskov", "city": "Boston"},
 ]
-EDIT = f"Repeat this JSON, but change the city of Alan Turing to Cambridge:\n\n{json.dumps(PEOPLE, indent=1)}"
+EDIT = f"Repeat this JSON, but change the city of Ada Lovelace to Paris:\n\n{json.dumps(PEOPLE, indent=1)}"
 
 
 class Pair:

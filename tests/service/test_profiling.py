@@ -92,9 +92,9 @@ def test_what_was_named_wins_and_no_optimize_does_without(home: Home) -> None:
 def test_settings_that_would_contradict_the_profile_win_without_an_error(home: Home) -> None:
     home.profile(flash_attention="on", kv_type="bf16", threads=2)
     assert home.plan().planned.launch.load.kv_type == "bf16"
-    for named in ({"deterministic": True}, {"flash_attention": "off"}):
+    for named, is_fused in (({"deterministic": True}, True), ({"flash_attention": "off"}, False)):
         load = home.plan(**named).planned.launch.load
-        assert (load.flash_attention, load.kv_type, load.n_threads) == (False, "f16", 2)
+        assert (load.flash_attention, load.kv_type, load.n_threads) == (is_fused, "f16", 2)
 
 
 def test_a_gpu_needs_another_profile(home: Home) -> None:

@@ -194,9 +194,14 @@ def _plan(
     available: int,
 ) -> Plan:
     if settings.deterministic and settings.flash_attention == "on":
-        raise SettingsError("--deterministic needs --flash-attention off", param="flash_attention")
-    flash_attention = settings.flash_attention != "off" and not settings.deterministic
-    _check_kv_type(model, settings, flash_attention=flash_attention)
+        raise SettingsError(
+            "--deterministic uses flash attention only where its bits can be relied on",
+            hint="--flash-attention auto or off",
+            param="flash_attention",
+        )
+    flash_attention = settings.flash_attention != "off"
+    is_certain = flash_attention and not settings.deterministic  # else the engine may have to go without it
+    _check_kv_type(model, settings, flash_attention=is_certain)
     count = sum(each.num_slots for each in slots)
     # A slot whose layers slide can't be trimmed back to what was right; and without flash attention tokens
     # that are computed together differ in their last bits from those that are computed one by one.
@@ -228,8 +233,7 @@ def _plan(
             _kv_bytes(model, each.num_slots, each.context, ubatch, settings.kv_type) for each in slots
         ),
         compute_bytes=sum(
-            _compute_bytes(model, outputs, each.context, ubatch, flash_attention=flash_attention)
-            for each in slots
+            _compute_bytes(model, outputs, each.context, ubatch, flash_attention=is_certain) for each in slots
         ),
         cache_bytes=cache_bytes - parking_bytes,
         parking_bytes=parking_bytes,

@@ -100,7 +100,7 @@ class ReaderSettings(BaseModel):
         "auto", description="Layers to put on the GPU, or 'auto': as many as fit"
     )
     flash_attention: Literal["auto", "on", "off"] = Field(
-        "auto", description="Fused attention kernel; 'auto' is on unless deterministic"
+        "auto", description="Fused attention kernel; deterministic mode goes without it where it must"
     )
     kv_type: KvType = Field(
         "f16", description="Type of the KV cache; smaller ones need flash attention and cost some quality"

@@ -13,6 +13,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
+from takeoff.engine.llama.backends import num_attended
 from takeoff.engine.llama.context import LlamaContext
 from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.projector import MtmdProjector
@@ -53,6 +54,16 @@ class LlamaKernels:
         self.n_vocab = self._model.n_vocab
         self.can_trim = self._model.can_trim
         self.eog_token_ids = self._model.eog_token_ids
+
+    def attends_exactly(self) -> bool:
+        """Whether a row's attention has the same bits whatever is computed beside it: ours has.
+
+        llama.cpp's own fused kernel goes one way or another, by the number of rows and of keys.
+        """
+        before = num_attended()
+        self.forward([Rows(0, 0, [0], False)])
+        self.clear(0)
+        return num_attended() > before
 
     def _check_moves(self) -> None:
         """Take a token from the first class to each other: what a model remembers may be of another kind."""
