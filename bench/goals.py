@@ -80,10 +80,24 @@ def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Names
             yield dict(json.loads(result.read_text()))
 
 
+def without_folders(conditions: Any) -> Any:
+    """Files by their names: where they lie on this machine says nothing about the measurement."""
+    match conditions:
+        case {**named}:
+            return {
+                name: value if name == "api" else without_folders(value) for name, value in named.items()
+            }
+        case [*values]:
+            return [without_folders(value) for value in values]
+        case str() if conditions.startswith("/"):
+            return Path(conditions).name
+    return conditions
+
+
 def without_requests(result: Result) -> Result:
     """What of a result is kept: its conditions, and every round's figures, not every request's times."""
     return {
-        "conditions": result["conditions"],
+        "conditions": without_folders(result["conditions"]),
         "scenarios": {
             each["name"]: {
                 "rounds": {figure["name"]: figure["rounds"] for figure in each["figures"]},

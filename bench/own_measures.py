@@ -54,7 +54,7 @@ def read_share(start: Callable[[int], Start], setup: Setup, logs: Path, rounds: 
                 raise SystemExit(f"the request failed: {trace.error}")
             ours.append(setup.model.stat().st_size / trace.tpot_s / 1e9)
             print(f"{1 / trace.tpot_s:.2f} tokens/s, {ours[-1]:.2f} of {read[-1]:.2f} GB/s", file=sys.stderr)
-    return _result("one", "read", {"takeoff": ours, "read test": read}, str(start(0)))
+    return _result("one", "read", {"takeoff": ours, "read test": read}, start(0))
 
 
 def restart(start: Callable[[int], Start], logs: Path, rounds: int) -> dict[str, Any]:
@@ -70,17 +70,17 @@ def restart(start: Callable[[int], Start], logs: Path, rounds: int) -> dict[str,
                 if trace.error is not None:
                     raise SystemExit(f"the request failed: {trace.error}")
                 times.append(trace.ttft_s)
-    return _result("again", "ttft", {"cold": cold, "restarted": again}, str(start(0)))
+    return _result("again", "ttft", {"cold": cold, "restarted": again}, start(0))
 
 
-def _result(scenario: str, figure: str, rounds: dict[str, list[float]], command: str) -> dict[str, Any]:
+def _result(scenario: str, figure: str, rounds: dict[str, list[float]], start: Start) -> dict[str, Any]:
     figures = [{"name": figure, "rounds": rounds}]
     return {
         "conditions": {
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "load_average": [round(load, 2) for load in psutil.getloadavg()],
-            "command": command,
+            "servers": {"takeoff": {"command": list(start.command)}},
         },
         "scenarios": [{"name": scenario, "figures": figures, "errors": {}, "runs": {}}],
     }
