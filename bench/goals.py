@@ -34,7 +34,6 @@ Result = dict[str, Any]
 
 # Takeoff beside itself with other flags.
 BESIDE_ITSELF = {"deterministic": ("--deterministic",), "no speculation": ("--speculation", "off")}
-KEEPS_PREFIXES = ("--prefix-cache-disk-mb", "2000")
 
 
 def launches(servers: str, setup: Setup, options: argparse.Namespace) -> dict[str, Launch]:
@@ -63,8 +62,7 @@ def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Names
         yield read_share(partial(takeoff, setup, flags=flags), setup, logs, options.rounds)
         return
     if servers == "restart":
-        kept = partial(takeoff, setup, flags=(*flags, *KEEPS_PREFIXES))
-        yield restart(kept, logs, options.rounds)
+        yield restart(setup, flags, logs, options.rounds)
         return
     with contextlib.ExitStack() as stack:
         started = [
@@ -84,9 +82,7 @@ def without_folders(conditions: Any) -> Any:
     """Files by their names: where they lie on this machine says nothing about the measurement."""
     match conditions:
         case {**named}:
-            return {
-                name: value if name == "api" else without_folders(value) for name, value in named.items()
-            }
+            return {name: value if name == "api" else without_folders(value) for name, value in named.items()}
         case [*values]:
             return [without_folders(value) for value in values]
         case str() if conditions.startswith("/"):
