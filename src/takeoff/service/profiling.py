@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from takeoff.errors import StartError, TakeoffError
-from takeoff.models.automatic import (
+from takeoff.models.gguf import read_gguf
+from takeoff.models.machine import Machine
+from takeoff.models.optimize.automatic import (
     GOAL,
     MAX_FILE_BYTES,
     fast_types,
     faster_format,
     make_automatic_profile,
 )
-from takeoff.models.gguf import read_gguf
-from takeoff.models.machine import Machine
 from takeoff.models.profile import (
     PROFILE_FILE,
     Fingerprint,

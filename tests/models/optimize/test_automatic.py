@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from takeoff.models.automatic import fast_types, faster_format
 from takeoff.models.gguf import GgufFile, Tensor, read_gguf
 from takeoff.models.gguf_types import TENSOR_TYPES
+from takeoff.models.optimize.automatic import fast_types, faster_format
 from takeoff.models.variants import Recipe
 
 AVX2 = fast_types(frozenset({"avx", "avx2", "fma"}), "x86_64")

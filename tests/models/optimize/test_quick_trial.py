@@ -10,12 +10,12 @@ from tests.models.tiny_gguf import write_tiny_gguf
 from tests.models.watching import Watching
 
 from takeoff.errors import ModelError
-from takeoff.models import automatic
-from takeoff.models.automatic import make_automatic_profile
 from takeoff.models.machine import Machine
+from takeoff.models.optimize import automatic
+from takeoff.models.optimize.automatic import make_automatic_profile
+from takeoff.models.optimize.quick_trial import Pace, Trial, try_variant
 from takeoff.models.profile import Profile, read_fingerprint
 from takeoff.models.store import Store, StoredModel
-from takeoff.models.trial import Pace, Trial, try_variant
 from takeoff.models.variants import Recipe, list_variants, model_place
 
 HERE = read_fingerprint(Machine(2, 8 << 30, 4 << 30))

@@ -13,11 +13,11 @@ from pathlib import Path
 from takeoff.errors import ModelError
 from takeoff.models import disk
 from takeoff.models.gguf import GgufFile, Tensor
+from takeoff.models.optimize.quick_trial import Trial, try_variant
 from takeoff.models.profile import Figures, Fingerprint, Profile, Speed, find_profile, save_profile
 from takeoff.models.progress import Progress
 from takeoff.models.requantise import BITS, requantise
 from takeoff.models.stored import StoredModel
-from takeoff.models.trial import Trial, try_variant
 from takeoff.models.variants import (
     Recipe,
     Variant,
