@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -36,21 +37,15 @@ def print_error(error: TakeoffError) -> None:
         console.print(f"[bold cyan]hint:[/] {escape(error.hint)}")
 
 
-class PullProgress:
-    """A pull's stages as one bar on a terminal, as one line each elsewhere. A context manager."""
+class Bar:
+    """One bar on a terminal; elsewhere nothing is drawn. A context manager."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or talk()
+    def __init__(self, *columns: ProgressColumn, total: float | None, transient: bool) -> None:
+        self._console = talk()
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            *columns, console=self._console, disable=not self._console.is_terminal, transient=transient
         )
-        self._task = self._bar.add_task("", total=None, visible=False)
+        self._task = self._bar.add_task("", total=total)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -60,6 +55,22 @@ class PullProgress:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class PullProgress(Bar):
+    """A pull's stages as one bar on a terminal, as one line each elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            total=None,
+            transient=False,
+        )
+        self._bar.update(self._task, visible=False)
 
     def stage(self, label: str, total_bytes: int | None) -> None:
         if not self._console.is_terminal:

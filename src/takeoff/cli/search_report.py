@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from takeoff.cli.console import talk
+from takeoff.cli.console import Bar
 from takeoff.models.optimize.goal import Measured
 from takeoff.models.optimize.outcome import figures_json
 from takeoff.models.optimize.search import Found, Row, gain_text
 
 
-class SearchProgress:
+class SearchProgress(Bar):
     """The time that is used, and what is tried: one bar on a terminal, a line a trial elsewhere."""
 
     def __init__(self, time_limit_s: float) -> None:
-        self._console = talk()
-        self._bar = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn(f"of at most {time_limit_s:g} s"),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            total=1.0,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=1.0)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def trying(self, what: str, share: float) -> None:
         self._bar.update(self._task, description=escape(what), completed=share)
