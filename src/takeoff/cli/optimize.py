@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from takeoff.models.optimize.goal import Goal
+    from takeoff.models.optimize.search import Found
+    from takeoff.models.store import StoredModel
+    from takeoff.settings import Settings
 
 
 def optimize(
@@ -37,21 +43,11 @@ def optimize(
 
     Nothing else should run on the machine meanwhile. An interrupted search goes on where it was.
     """
-    from takeoff.cli.console import PullProgress, print_json, talk
-    from takeoff.cli.search_report import SearchProgress, found_json, rows_table
-    from takeoff.errors import ModelError
+    from takeoff.cli.console import PullProgress
+    from takeoff.cli.search_report import print_found
     from takeoff.models.cpu_features import check_build_cpu
-    from takeoff.models.machine import logical_cores, read_machine
-    from takeoff.models.optimize.candidates import default_candidate
     from takeoff.models.optimize.goal import parse_goal
-    from takeoff.models.optimize.lab import Lab
-    from takeoff.models.optimize.outcome import limits, prediction, profile_of
-    from takeoff.models.optimize.search import Search
-    from takeoff.models.optimize.trials import Trials
-    from takeoff.models.profile import forget_profile, read_fingerprint, save_profile
     from takeoff.models.store import Store
-    from takeoff.models.variants import discard_other_variants, model_place, source_key
-    from takeoff.request import Task
     from takeoff.settings import load_settings
 
     aim = parse_goal(goal)
@@ -59,45 +55,70 @@ def optimize(
     check_build_cpu()
     with PullProgress() as progress:
         stored = Store(settings.store, settings.access_token).pull(model, progress)
-    place = model_place(stored, settings.store)
     if forget:
-        forget_profile(stored, settings.store)
-        Trials(place, None).discard()
-        talk().print(f"the profile and the variants of {stored.name} are gone", markup=False)
+        _forget(stored, settings.store)
         return
-    if stored.format != "gguf" or stored.task is not Task.GENERATE:
+    _check_generates(stored)
+    found, sentence = _search(stored, settings, aim, max_kl, time_limit)
+    print_found(found, stored, aim, sentence, time_limit, as_json=json)
+
+
+def _forget(model: StoredModel, store: Path) -> None:
+    from takeoff.cli.console import talk
+    from takeoff.models.optimize.trials import Trials
+    from takeoff.models.profile import forget_profile
+    from takeoff.models.variants import model_place
+
+    forget_profile(model, store)
+    Trials(model_place(model, store), None).discard()
+    talk().print(f"the profile and the variants of {model.name} are gone", markup=False)
+
+
+def _check_generates(model: StoredModel) -> None:
+    from takeoff.errors import ModelError
+    from takeoff.request import Task
+
+    if model.format != "gguf" or model.task is not Task.GENERATE:
         raise ModelError(
-            f"{stored.name} does not generate text from a GGUF file", hint="there is nothing to choose for it"
+            f"{model.name} does not generate text from a GGUF file", hint="there is nothing to choose for it"
         )
+
+
+def _search(
+    model: StoredModel, settings: Settings, goal: Goal, max_kl: float, time_limit_s: float
+) -> tuple[Found, str]:
+    """Search, keep the winner for `serve` and delete all else; returns what was found, in a sentence, too."""
+    from takeoff.cli.search_report import SearchProgress
+    from takeoff.models.machine import logical_cores, read_machine
+    from takeoff.models.optimize.candidates import default_candidate
+    from takeoff.models.optimize.lab import Lab
+    from takeoff.models.optimize.outcome import profile_of
+    from takeoff.models.optimize.search import Search
+    from takeoff.models.optimize.trials import Trials
+    from takeoff.models.profile import read_fingerprint, save_profile
+    from takeoff.models.variants import discard_other_variants, model_place, source_key
+
     machine = read_machine()
     fingerprint = read_fingerprint(machine)
-    trials = Trials(place, [source_key(stored), fingerprint])
+    place = model_place(model, settings.store)
+    trials = Trials(place, [source_key(model), fingerprint])
     with (
-        Lab(stored, settings.store, settings, machine, aim.streams) as lab,
-        SearchProgress(time_limit) as watch,
+        Lab(model, settings.store, settings, machine, goal.streams) as lab,
+        SearchProgress(time_limit_s) as watch,
     ):
         search = Search(
             lab,
             machine,
             logical_cores=logical_cores(),
-            goal=aim,
+            goal=goal,
             max_kl=max_kl,
-            time_limit_s=time_limit,
+            time_limit_s=time_limit_s,
             trials=trials,
             watch=watch,
         )
         found = search.run(default_candidate(settings, machine))
-    profile = profile_of(found, stored, aim, fingerprint)
-    save_profile(stored, settings.store, profile)
+    profile = profile_of(found, model, goal, fingerprint)
+    save_profile(model, settings.store, profile)
     discard_other_variants(place, profile.weights)
     trials.discard()
-    predicted, limiting = prediction(found, aim), limits(found, machine.cores)
-    console = talk()
-    console.print(rows_table(found.rows))
-    if not found.is_complete:
-        console.print(f"{time_limit:g} s were not enough to try everything: --time-limit", markup=False)
-    console.print(f"{stored.name}: {profile.sentence}", markup=False)
-    console.print(predicted, markup=False)
-    console.print(limiting, markup=False)
-    if json:
-        print_json(found_json(found, profile.sentence, predicted, limiting))
+    return found, profile.sentence

@@ -1,4 +1,4 @@
-"""What a person sees of a search: a bar while it runs, a table of what was tried."""
+"""What one sees of a search: a bar while it runs, then a table of what was tried, and what came of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from takeoff.cli.console import Bar
-from takeoff.models.optimize.goal import Measured
-from takeoff.models.optimize.outcome import figures_json
+from takeoff.cli.console import Bar, print_json, talk
+from takeoff.models.machine import read_machine
+from takeoff.models.optimize.goal import Goal, Measured
+from takeoff.models.optimize.outcome import figures_json, limits, prediction
 from takeoff.models.optimize.search import Found, Row, gain_text
+from takeoff.models.stored import StoredModel
 
 
 class SearchProgress(Bar):
@@ -36,7 +38,22 @@ class SearchProgress(Bar):
         self._console.print(escape("  ".join(cells)))
 
 
-def rows_table(rows: Sequence[Row]) -> Table:
+def print_found(
+    found: Found, model: StoredModel, goal: Goal, sentence: str, time_limit_s: float, *, as_json: bool
+) -> None:
+    """All that was tried and what came of it, for people; as JSON on stdout, too, where that is wanted."""
+    predicted, limiting = prediction(found, goal), limits(found, read_machine().cores)
+    console = talk()
+    console.print(_table(found.rows))
+    if not found.is_complete:
+        console.print(f"{time_limit_s:g} s were not enough to try everything: --time-limit", markup=False)
+    for line in (f"{model.name}: {sentence}", predicted, limiting):
+        console.print(line, markup=False)
+    if as_json:
+        print_json(_found_json(found, sentence, predicted, limiting))
+
+
+def _table(rows: Sequence[Row]) -> Table:
     """What was tried, a line each."""
     streams = sorted({number for row in rows if row.measured for number in row.measured.step_s})
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -60,7 +77,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def found_json(found: Found, sentence: str, prediction: str, limits: str) -> dict[str, Any]:
+def _found_json(found: Found, sentence: str, prediction: str, limits: str) -> dict[str, Any]:
     """The result for programs."""
     return {
         "settings": found.best.names,
