@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.kernels import LlamaKernels
 from takeoff.ipc.messages import Load, Submit
 from takeoff.models.machine import read_machine
 from takeoff.request import SamplingParams, TokenEvent
+
+
+def make_load(path: Path, *, n_slots: int, n_ctx_slot: int, **named: Any) -> Load:
+    """For a model on all cores, without a prefix cache; `named` are more of its fields."""
+    cores = read_machine().cores
+    load = Load(
+        model_path=str(path),
+        n_slots=n_slots,
+        n_ctx_slot=n_ctx_slot,
+        n_batch=2048,
+        n_ubatch=512,
+        n_threads=cores,
+        n_threads_prefill=cores,
+        n_gpu_layers=0,
+        flash_attention=True,
+        deterministic=False,
+        cache_bytes=0,
+        itl_slo_ms=None,
+    )
+    return msgspec.structs.replace(load, **named)
 
 
 class InProcess:
@@ -23,21 +47,17 @@ class InProcess:
         n_ctx_slot: int = 512,
         deterministic: bool = False,
         itl_slo_ms: float | None = None,
+        speculation: bool = False,
     ) -> None:
-        threads = read_machine().cores
-        load = Load(
-            model_path=str(path),
+        load = make_load(
+            path,
             n_slots=n_slots,
             n_ctx_slot=n_ctx_slot,
-            n_batch=2048,
-            n_ubatch=512,
-            n_threads=threads,
-            n_threads_prefill=threads,
-            n_gpu_layers=0,
             flash_attention=not deterministic,
             deterministic=deterministic,
-            cache_bytes=0,
             itl_slo_ms=itl_slo_ms,
+            speculation=speculation,
+            n_outputs=16,
         )
         self.token_ids: dict[int, list[int]] = {}
         kernels = LlamaKernels(load, lambda _share: None)
@@ -54,15 +74,22 @@ class InProcess:
 
     def submit(self, number: int, size: int, params: SamplingParams) -> None:
         """Ask to complete a prompt of `size` tokens."""
-        self.token_ids[number] = []
-        self.engine.submit(Submit(number, self.prompt(number, size), params, tenant=""))
+        self._submit(number, self.prompt(number, size), params)
 
     def start(self, numbers: range, size: int, params: SamplingParams) -> None:
         """Submit a prompt of `size` tokens for each number, and step until all of them decode."""
-        for number in numbers:
-            self.submit(number, size, params)
-        while not all(self.token_ids[number] for number in numbers):
+        self.start_prompts({number: self.prompt(number, size) for number in numbers}, params)
+
+    def start_prompts(self, prompts: Mapping[int, list[int]], params: SamplingParams) -> None:
+        """Submit these, and step until all of them decode."""
+        for number, prompt in prompts.items():
+            self._submit(number, prompt, params)
+        while not all(self.token_ids[number] for number in prompts):
             self.engine.step()
+
+    def _submit(self, number: int, prompt: list[int], params: SamplingParams) -> None:
+        self.token_ids[number] = []
+        self.engine.submit(Submit(number, prompt, params, tenant=""))
 
     def run_until_idle(self) -> None:
         while not self.engine.is_idle:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from in_process import make_load
 
 from takeoff.engine.llama.kernels import LlamaKernels
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import Load, Lora
+from takeoff.ipc.messages import Lora
 from takeoff.models.gguf import read_gguf
-from takeoff.models.machine import read_machine
 
 STREAMS, PROMPT_TOKENS, ROUNDS, STEPS = 8, 64, 15, 4
 COUNTS = (1, 2, 4)
@@ -50,22 +50,7 @@ def write_adapter(path: Path, model: Path, rank: int, seed: int) -> None:
 
 
 def make_context(model: Path, loras: list[Lora]) -> LlamaKernels:
-    threads = read_machine().cores
-    load = Load(
-        model_path=str(model),
-        n_slots=STREAMS,
-        n_ctx_slot=512,
-        n_batch=2048,
-        n_ubatch=512,
-        n_threads=threads,
-        n_threads_prefill=threads,
-        n_gpu_layers=0,
-        flash_attention=True,
-        deterministic=False,
-        cache_bytes=0,
-        itl_slo_ms=None,
-        loras=loras,
-    )
+    load = make_load(model, n_slots=STREAMS, n_ctx_slot=512, loras=loras)
     return LlamaKernels(load, lambda _share: None)
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from in_process import make_load
 from numpy.typing import NDArray
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import Load, SlotClass, Submit
+from takeoff.ipc.messages import SlotClass, Submit
 from takeoff.request import SamplingParams
 
 SIZES = (8, 32, 64, 128, 256)
@@ -60,17 +62,11 @@ class Bench:
     """An engine with `n_slots` slots, and requests that are new each time."""
 
     def __init__(self, n_slots: int, *, cache_bytes: int = 0) -> None:
-        load = Load(
-            model_path="",
+        load = make_load(
+            Path(),
             n_slots=n_slots,
             n_ctx_slot=NoKernels.n_ctx_slot,
             n_batch=65_536,
-            n_ubatch=512,
-            n_threads=1,
-            n_threads_prefill=1,
-            n_gpu_layers=0,
-            flash_attention=True,
-            deterministic=False,
             cache_bytes=cache_bytes,
             itl_slo_ms=1e6,  # so that whoever comes is prefilled at once
         )

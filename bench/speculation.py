@@ -13,19 +13,15 @@ import argparse
 import json
 import statistics
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
+from in_process import InProcess
 
-from takeoff.engine.engine import Engine
-from takeoff.engine.llama.kernels import LlamaKernels
 from takeoff.engine.spinning import bound_spinning
-from takeoff.ipc.messages import Load, Submit
-from takeoff.models.machine import read_machine
 from takeoff.models.store import Store
-from takeoff.request import SamplingParams, TokenEvent
+from takeoff.request import SamplingParams
 from takeoff.settings import Settings
 
 # As SmolLM2's template writes it; other models read it as text.
@@ -93,34 +89,12 @@ class Outcome:
     accepted: float
 
 
-class Side:
+class Side(InProcess):
     """An engine with or without speculation."""
 
     def __init__(self, path: Path, *, speculation: bool, n_slots: int) -> None:
-        cores = read_machine().cores
-        load = Load(
-            model_path=str(path),
-            n_slots=n_slots,
-            n_ctx_slot=2048,
-            n_batch=2048,
-            n_ubatch=512,
-            n_threads=cores,
-            n_threads_prefill=cores,
-            n_gpu_layers=0,
-            flash_attention=True,
-            deterministic=False,
-            cache_bytes=0,
-            itl_slo_ms=None,
-            speculation=speculation,
-            n_outputs=max(16, n_slots),
-        )
-        self._texts: defaultdict[int, list[int]] = defaultdict(list)
-        self._engine = Engine(load, LlamaKernels(load, lambda _share: None), self._note)
+        super().__init__(path, n_slots=n_slots, n_ctx_slot=2048, speculation=speculation)
         self._num_submitted = 0
-
-    def _note(self, events: list[TokenEvent]) -> None:
-        for event in events:
-            self._texts[event.request_id] += event.token_ids
 
     def run(self, prompts: list[list[int]], num_tokens: int) -> Outcome:
         """All prompts at once, greedily; the clock runs once each has its first token."""
@@ -128,17 +102,13 @@ class Side:
         first = self._num_submitted
         ids = range(first, first + len(prompts))
         self._num_submitted += len(prompts)
-        for request_id, prompt in zip(ids, prompts, strict=True):
-            self._engine.submit(Submit(request_id, prompt, params, ""))
-        while not all(self._texts[request_id] for request_id in ids):
-            self._engine.step()
-        before, counted = self._engine.counters.snapshot(), sum(len(self._texts[each]) for each in ids)
+        self.start_prompts(dict(zip(ids, prompts, strict=True)), params)
+        before, counted = self.engine.counters.snapshot(), sum(len(self.token_ids[each]) for each in ids)
         started = time.perf_counter()
-        while not self._engine.is_idle:
-            self._engine.step()
+        self.run_until_idle()
         seconds = time.perf_counter() - started
-        after = self._engine.counters.snapshot()
-        texts = [self._texts[request_id] for request_id in ids]
+        after = self.engine.counters.snapshot()
+        texts = [self.token_ids[request_id] for request_id in ids]
         drafted, accepted = (
             after.get(name, 0.0) - before.get(name, 0.0)
             for name in ("drafted_tokens", "accepted_draft_tokens")
