@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import SlotClass
+from takeoff.ipc.messages import Load, SlotClass
 
 N_VOCAB = 260
 EOG = 259
@@ -37,6 +39,26 @@ def expected_completion(prompt: Sequence[int], count: int, lora: str | None = No
     for _ in range(count):
         token_ids.append(next_token(marked(token_ids, lora)))
     return token_ids[len(prompt) :]
+
+
+def load_for(kernels: FakeKernels, **named: Any) -> Load:
+    """What an engine on these kernels is told; `named` are fields that a test cares for."""
+    load = Load(
+        model_path="",
+        n_slots=kernels.n_slots,
+        n_ctx_slot=kernels.n_ctx_slot,
+        n_batch=512,
+        n_ubatch=64,
+        n_threads=1,
+        n_threads_prefill=1,
+        n_gpu_layers=0,
+        flash_attention=True,
+        deterministic=False,
+        cache_bytes=0,
+        itl_slo_ms=None,
+        slot_classes=list(kernels.slot_classes),
+    )
+    return msgspec.structs.replace(load, **named)
 
 
 class FakeKernels:

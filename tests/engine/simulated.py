@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.engine.fake_kernels import FakeKernels
+from tests.engine.fake_kernels import FakeKernels, load_for
 
 from takeoff.engine.call_cost import Cost, Work
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import Load, Submit
+from takeoff.ipc.messages import Submit
 from takeoff.request import SamplingParams, TokenEvent
 
 # About what a model of 0.2 billion parameters takes on two cores, most of whose layers see a window only:
@@ -66,16 +66,10 @@ class SimulatedRun:
     ) -> None:
         n_ctx_slot = 32_768
         self.kernels = SimulatedKernels(cost, n_slots, n_ctx_slot, noise=noise, disturbed=disturbed)
-        load = Load(
-            model_path="",
-            n_slots=n_slots,
-            n_ctx_slot=n_ctx_slot,
+        load = load_for(
+            self.kernels,
             n_batch=2048,
             n_ubatch=512,
-            n_threads=1,
-            n_threads_prefill=1,
-            n_gpu_layers=0,
-            flash_attention=True,
             deterministic=deterministic,
             cache_bytes=cache_bytes,
             itl_slo_ms=itl_slo_ms,

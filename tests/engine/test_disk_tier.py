@@ -6,13 +6,13 @@ import queue
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.engine.fake_kernels import FakeKernels, expected_completion
+from tests.engine.fake_kernels import FakeKernels, expected_completion, load_for
 from tests.engine.test_engine import prompt_of
 
 from takeoff.engine.disk_tier import Opened, Read, Written, hash_files
 from takeoff.engine.engine import Engine
 from takeoff.engine.prefix_cache import Scope
-from takeoff.ipc.messages import Load, Submit
+from takeoff.ipc.messages import Submit
 from takeoff.request import SamplingParams, TokenEvent
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=8, seed=1)
@@ -27,19 +27,10 @@ class Server:
         model = folder / "model.gguf"
         model.write_bytes(b"weights")
         self.kernels = FakeKernels(can_trim=can_trim)
-        load = Load(
+        load = load_for(
+            self.kernels,
             model_path=str(model),
-            n_slots=4,
-            n_ctx_slot=4096,
-            n_batch=512,
-            n_ubatch=64,
-            n_threads=1,
-            n_threads_prefill=1,
-            n_gpu_layers=0,
-            flash_attention=True,
-            deterministic=False,
             cache_bytes=1 << 20,
-            itl_slo_ms=None,
             disk_cache_bytes=disk_bytes,
             disk_cache_folder=str(folder / "prefixes"),
         )

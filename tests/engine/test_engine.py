@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.engine.fake_kernels import EOG, FakeKernels, expected_completion
+from tests.engine.fake_kernels import EOG, FakeKernels, expected_completion, load_for
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageSpan, Prompt
 from takeoff.engine.llama.rows import ImageTokens
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import ALIGNMENT_BYTES
-from takeoff.ipc.messages import Load, SlotClass, Submit
+from takeoff.ipc.messages import SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=8, seed=1)
@@ -36,20 +36,11 @@ class Run:
         parking_bytes: int = 0,
     ) -> None:
         self.kernels = FakeKernels(n_slots, n_ctx_slot, slot_classes=slot_classes, can_trim=can_trim)
-        load = Load(
-            model_path="",
-            n_slots=self.kernels.n_slots,
-            n_ctx_slot=self.kernels.n_ctx_slot,
-            n_batch=512,
-            n_ubatch=64,
-            n_threads=1,
-            n_threads_prefill=1,
-            n_gpu_layers=0,
-            flash_attention=True,
+        load = load_for(
+            self.kernels,
             deterministic=deterministic,
             cache_bytes=cache_bytes,
             itl_slo_ms=1e-6,  # the smallest slices, so that prompts take several
-            slot_classes=list(slot_classes),
             parking_bytes=parking_bytes,
         )
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
