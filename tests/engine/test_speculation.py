@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 from numpy.typing import NDArray
-from tests.engine.fake_kernels import EOG, N_VOCAB, FakeKernels
+from tests.engine.fake_kernels import EOG, N_VOCAB, FakeKernels, load_for
 
 from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.rows import Rows
-from takeoff.ipc.messages import Load, Submit
+from takeoff.ipc.messages import Submit
 from takeoff.models.guidance import guidance_tokenizer
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -92,21 +92,8 @@ class Run:
     ) -> None:
         self.clock = clock
         self.kernels = RepeatingKernels(clock, cost, habit, n_slots, can_trim=can_trim)
-        load = Load(
-            model_path="",
-            n_slots=n_slots,
-            n_ctx_slot=4096,
-            n_batch=512,
-            n_ubatch=512,
-            n_threads=1,
-            n_threads_prefill=1,
-            n_gpu_layers=0,
-            flash_attention=True,
-            deterministic=False,
-            cache_bytes=0,
-            itl_slo_ms=itl_slo_ms,
-            speculation=speculation,
-            n_outputs=n_outputs,
+        load = load_for(
+            self.kernels, n_ubatch=512, itl_slo_ms=itl_slo_ms, speculation=speculation, n_outputs=n_outputs
         )
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.ended_at: dict[int, float] = {}
