@@ -9,6 +9,7 @@ import pytest
 from takeoff.engine.spinning import bound_spinning
 from takeoff.models.requantise import requantise
 from takeoff.models.store import Store
+from takeoff.models.stored import in_place
 from takeoff.models.variants import Recipe, variant_model
 from takeoff.settings import Settings
 
@@ -31,15 +32,15 @@ def gemma_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def gemma_q8_path() -> Path:
-    """The same in Q8_0, whose kernels give the same bits however a prompt is cut. Made once, in seconds."""
-    return _in_q8_0("gemma-3-270m")
+def gemma_q8_path(gemma_path: Path, pytestconfig: pytest.Config) -> Path:
+    """The same in Q8_0, whose kernels give the same bits however a prompt is cut."""
+    return _in_q8_0(gemma_path, pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def smollm2_q8_path() -> Path:
+def smollm2_q8_path(smollm2_path: Path, pytestconfig: pytest.Config) -> Path:
     """The default model as `serve` runs it where Q4_1 is slow."""
-    return _in_q8_0("smollm2")
+    return _in_q8_0(smollm2_path, pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +55,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def _in_q8_0(name: str) -> Path:
-    """A variant in the user's own store, made once, in seconds."""
-    home = Settings().store
-    model = Store(home).pull(name)
-    variant = requantise(model, Recipe("for-tests-Q8_0", "Q8_0"), home, threads=2)
+def _in_q8_0(path: Path, config: pytest.Config) -> Path:
+    """A variant of a model: made in seconds, and kept with what pytest keeps from run to run."""
+    assert config.cache is not None, "tests are run with pytest's cache"
+    model, home = in_place(path), config.cache.mkdir("weights")
+    variant = requantise(model, Recipe("Q8_0", "Q8_0"), home, threads=2)
     return variant_model(model, home, variant).path
