@@ -13,8 +13,8 @@ from tests.prepare.test_conversation import TEMPLATES, builder, called, say, tex
 from tests.prepare.test_tool_grammar import NOW, WEATHER, tools_constraint
 
 from takeoff.call_formats import call_format_of
+from takeoff.engine.arrival import showing
 from takeoff.engine.constraint import ConstraintCompiler
-from takeoff.engine.engine import showing
 from takeoff.engine.text_stream import TextStream
 from takeoff.errors import InvalidRequest
 from takeoff.prepare.constraint_trial import ConstraintTrial

@@ -13,33 +13,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from takeoff.engine.arrival import arrived
 from takeoff.engine.call_cost import Cost, Work, guessed
+from takeoff.engine.choice import Chooser, ended
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
 from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
-from takeoff.engine.logprobs import OwnLogprobs, of_prompt
+from takeoff.engine.logprobs import of_prompt
 from takeoff.engine.parking import Parking
 from takeoff.engine.prefill_budget import PrefillBudget, Room
-from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.prefix_sharing import PrefixSharing
-from takeoff.engine.sampler import Sampler, SamplingState
 from takeoff.engine.scheduler import Scheduler, Slice
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import Move
 from takeoff.engine.speculation import Speculation
-from takeoff.engine.text_stream import TextStream
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
 from takeoff.ipc.messages import Load, Submit
-from takeoff.request import FinishReason, SamplingParams, TokenEvent, TokenLogprob, TokenLogprobs
+from takeoff.request import FinishReason, TokenEvent
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +57,7 @@ class Engine:
         self._load, self._clock = load, clock
         self.kernels = kernels
         self._deliver = deliver
-        self._sampler = Sampler(kernels.n_vocab, kernels.eog_token_ids)
-        self._eog = frozenset(kernels.eog_token_ids)
+        self._chooser = Chooser(kernels, self.counters)
         self._scheduler = Scheduler(
             tuple(kernels.slot_classes), max_slice=load.n_ubatch, exact_slices=load.deterministic
         )
@@ -91,45 +88,15 @@ class Engine:
     def submit(
         self, message: Submit, constraint: ConstraintState | None = None, prompt: Prompt | None = None
     ) -> None:
-        """Queue a request. What was emitted before counts as said: it is computed, not sent again.
-
-        `constraint` is its grammar, compiled; `prompt` has its images in it.
-        """
-        params = message.sampling
-        prompt = prompt or Prompt(message.prompt_token_ids)
-        words = prompt.token_ids
-        if prompt.spans:  # penalties count no image
-            words = [token_id for token_id in words if token_id >= 0]
-        if constraint is not None:
-            constraint.room = self._room(params, len(prompt.token_ids))
-        sampling = SamplingState(params, words, self.kernels.n_vocab, constraint)
-        controls = {} if message.thought is None else message.thought.control_texts
-        accepts = None if constraint is None else partial(constraint.accepts, controls=controls)
-        piece = showing(controls, self.kernels.piece) if controls else self.kernels.piece
-        text = TextStream(piece, params.stop, params.stop_tokens, accepts)
-        for token_id in message.emitted_token_ids:
-            text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
-            sampling.append(token_id)
-        self._scheduler.add(
-            Sequence(
-                request_id=message.request_id,
-                scope=Scope(message.tenant, message.lora),
-                params=params,
-                token_ids=[*prompt.token_ids, *message.emitted_token_ids],
-                num_prompt_tokens=len(prompt.token_ids),
-                spans=prompt.spans,
-                sampling=sampling,
-                text=text,
-                arrived_at=self._clock(),
-                predicted_token_ids=message.predicted_token_ids,
-            )
-        )
+        """Queue a request; see `arrived`."""
+        self._scheduler.add(arrived(message, self.kernels, self._clock(), constraint, prompt))
 
     def cancel(self, request_id: int) -> None:
         """End a request now, wherever it is; unknown ids have ended already."""
         seq = self._scheduler.find(request_id)
         if seq is not None:
-            self._deliver([self._end(seq, FinishReason.CANCELLED)])
+            self._leave(seq)
+            self._deliver([ended(seq, FinishReason.CANCELLED)])
 
     def fail_running(self, error: str) -> None:
         """End every sequence that has a slot: after a failed call nobody knows what the slots hold."""
@@ -208,7 +175,7 @@ class Engine:
 
     def _room_left(self, seq: Sequence) -> int:
         """Tokens that one call may compute of a sequence that decodes."""
-        may_come = self._room(seq.params, seq.num_prompt_tokens) - seq.num_completion_tokens
+        may_come = seq.max_completion_tokens - seq.num_completion_tokens
         return min(may_come, seq.slot_tokens - seq.num_computed_tokens)
 
     def _prefill(self) -> None:
@@ -261,69 +228,20 @@ class Engine:
             self._deliver(self._choose(seqs, logits))
 
     def _choose(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> list[TokenEvent]:
-        """Choose the next token of each, from `logits` [len(seqs), n_vocab]; returns the news."""
-        with self.counters.timed("sample", tokens=len(seqs)):
-            asked = [row for row, seq in enumerate(seqs) if seq.params.logprobs is not None]
-            most = max((seqs[row].params.logprobs or 0 for row in asked), default=0)
-            own = OwnLogprobs(logits[asked], most, self.kernels.piece) if asked else None  # of a copy
-            chosen = self._sampler.sample(logits, [seq.sampling for seq in seqs])
-            events = [self._accept(seq, token_id) for seq, token_id in zip(seqs, chosen, strict=True)]
-            if own is not None:
-                for place, row in enumerate(asked):
-                    events[row] = self._with_logprobs(events[row], seqs[row], own, place)
+        """The same, but returns the news: whoever ends with its token has left already."""
+        events = self._chooser.choose(seqs, logits)
+        for seq, event in zip(seqs, events, strict=True):
+            if event.finish_reason is FinishReason.FAILED:
+                self._release(seq)
+            elif event.finish_reason is not None:
+                self._leave(seq)
         return events
 
-    def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
-        """Append a token to its sequence and say what it means for the client."""
-        if token_id is None:
-            return self._end(seq, FinishReason.FAILED, error=_dead_end(seq))
-        may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
-        seq.token_ids.append(token_id)
-        seq.sampling.append(token_id)
-        if token_id in self._eog:
-            return self._end(seq, _end_of(seq), (token_id,), seq.text.flush())
-        text, stopped = seq.text.push(token_id, may_stop=may_stop)
-        if stopped:
-            return self._end(seq, FinishReason.STOP, (token_id,), text)
-        constraint = seq.sampling.constraint
-        if constraint is not None and constraint.is_finished:
-            return self._end(seq, _end_of(seq), (token_id,), text + seq.text.flush())
-        if self._is_full(seq):
-            return self._end(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
-        return _event(seq, (token_id,), text)
-
-    def _with_logprobs(self, event: TokenEvent, seq: Sequence, own: OwnLogprobs, row: int) -> TokenEvent:
-        """`event` with what the model says of its token, and of the prompt's before the first."""
-        told = [own.of(row, token_id, seq.params.logprobs or 0) for token_id in event.token_ids]
-        if seq.params.prompt_logprobs and seq.num_completion_tokens == 1:
-            first = seq.token_ids[0]
-            nothing_before = TokenLogprobs(TokenLogprob(first, self.kernels.piece(first), None))
-            told = [nothing_before, *seq.prompt_logprobs, *told]
-            seq.prompt_logprobs = []
-        return replace(event, logprobs=tuple(told))
-
-    def _is_full(self, seq: Sequence) -> bool:
-        return seq.num_completion_tokens >= self._room(seq.params, seq.num_prompt_tokens)
-
-    def _room(self, params: SamplingParams, num_prompt_tokens: int) -> int:
-        """Tokens that a completion may have. Of the last one no successor is computed: it needs no cell."""
-        in_context = self.kernels.n_ctx_slot + 1 - num_prompt_tokens
-        return in_context if params.max_new_tokens is None else min(params.max_new_tokens, in_context)
-
-    def _end(
-        self,
-        seq: Sequence,
-        reason: FinishReason,
-        token_ids: tuple[int, ...] = (),
-        text: str = "",
-        error: str | None = None,
-    ) -> TokenEvent:
-        """The one terminal event of a sequence; its slot is free afterwards, its prefix is kept."""
-        if seq.slot is not None and reason is not FinishReason.FAILED:
+    def _leave(self, seq: Sequence) -> None:
+        """Free the slot of a sequence that has ended, and keep its prefix."""
+        if seq.slot is not None:
             self.prefixes.keep(seq)
         self._release(seq)
-        event = _event(seq, token_ids, text)
-        return replace(event, finish_reason=reason, stop_string=seq.text.stop_string, error=error)
 
     def _release(self, seq: Sequence) -> None:
         slot = self._scheduler.release(seq)
@@ -356,39 +274,6 @@ def _decode_work(decoding: list[Sequence]) -> Work:
     """What it takes to decode one token of each."""
     num_calls = len({(seq.slot_class, seq.lora) for seq in decoding})
     return Work.of(((seq.num_computed_tokens, 1) for seq in decoding), num_calls)
-
-
-def _end_of(seq: Sequence) -> FinishReason:
-    """Why a sequence ends whose text is complete."""
-    constraint = seq.sampling.constraint
-    return FinishReason.LENGTH if constraint is not None and constraint.is_led else FinishReason.STOP
-
-
-def _dead_end(seq: Sequence) -> str:
-    """Why no token could be chosen."""
-    constraint = seq.sampling.constraint
-    if constraint is None:
-        return "the model computed no finite logit"
-    return constraint.error or "no token of the vocabulary goes on as the constraint wants"
-
-
-def _event(seq: Sequence, token_ids: tuple[int, ...], text: str) -> TokenEvent:
-    """What one step did to `seq`; the first event also says how it began."""
-    if seq.num_completion_tokens > 1:
-        return TokenEvent(request_id=seq.request_id, token_ids=token_ids, text=text)
-    return TokenEvent(
-        request_id=seq.request_id,
-        token_ids=token_ids,
-        text=text,
-        cached_tokens=seq.num_cached_tokens,
-        queue_s=seq.queue_s,
-    )
-
-
-def showing(texts: dict[int, str], piece: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """`piece`, but of some control tokens their text."""
-    shown = {token_id: text.encode() for token_id, text in texts.items()}
-    return lambda token_id: shown.get(token_id) or piece(token_id)
 
 
 def _rows(piece: Slice) -> Rows:

@@ -29,6 +29,7 @@ class Sequence:
     params: SamplingParams
     token_ids: list[int]  # prompt, then completion; negative where an image stands
     num_prompt_tokens: int
+    max_completion_tokens: int
     sampling: SamplingState
     text: TextStream
     arrived_at: float  # time.perf_counter() of its submission
