@@ -12,8 +12,9 @@ from rich.table import Table
 from takeoff.cli.console import Bar, print_json, talk
 from takeoff.models.machine import read_machine
 from takeoff.models.optimize.goal import Goal, Measured
+from takeoff.models.optimize.judge import gain_text
 from takeoff.models.optimize.outcome import figures_json, limits, prediction
-from takeoff.models.optimize.search import Found, Row, gain_text
+from takeoff.models.optimize.search import Found, Row
 from takeoff.models.stored import StoredModel
 
 

@@ -8,16 +8,12 @@ against what there was before.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import msgspec
-
 from takeoff.errors import TakeoffError
-from takeoff.models.gguf import GgufFile
 from takeoff.models.gguf_types import FILE_TYPES
 from takeoff.models.machine import Machine
 from takeoff.models.optimize.candidates import (
@@ -32,34 +28,16 @@ from takeoff.models.optimize.candidates import (
     variations,
 )
 from takeoff.models.optimize.goal import Goal, Measured
-from takeoff.models.optimize.pace import Turn
+from takeoff.models.optimize.judge import Judge, Laboratory, gain_text
 from takeoff.models.optimize.quality import Quality
 from takeoff.models.optimize.trials import Trials
 from takeoff.models.stored import StoredModel
 from takeoff.models.variants import Recipe
 
 LEAST_GAIN = 1.03  # less, and the simpler setting stays
-HOPELESS = 0.85  # a challenger so much worse in the first turn gets no other
-TURNS = 3
-MOST_GAIN = 1e6  # where the incumbent keeps no bound at all
 RESERVE = 0.15  # of the time: for the check on the other text and the confirmation, at least
 TRIALS_NEED = 2  # of the longest trial so far: one more, and the confirmation, which takes as long
 MIXTURES_NEED = 0.45  # of the time has to be left
-
-
-class Laboratory(Protocol):
-    """Documented at `Lab`."""
-
-    gguf: GgufFile
-    streams: tuple[int, ...]
-
-    def forget(self) -> None: ...
-    def weights(self, recipe: Recipe | None) -> StoredModel: ...
-    def turn(self, candidate: Candidate) -> Turn: ...
-    def quality(self, candidate: Candidate, *, held_out: bool) -> Quality: ...
-    def memory_bytes(self, candidate: Candidate) -> int: ...
-    def drop(self, recipe: Recipe | None) -> None: ...
-    def drop_all_but(self, kept: Recipe | None) -> None: ...
 
 
 class Watch(Protocol):
@@ -81,18 +59,6 @@ class Row:
     quality: Quality | None = None
     measured: Measured | None = None
     gain: float | None = None  # over the best so far
-
-
-class Duel(msgspec.Struct, frozen=True):
-    """What came of it; medians of the turns."""
-
-    incumbent: Turn
-    challenger: Turn
-    gains: list[float]  # one a turn
-
-    @property
-    def gain(self) -> float:
-        return statistics.median(self.gains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +93,7 @@ class Search:
     ) -> None:
         self._lab, self._machine, self._logical_cores = lab, machine, logical_cores
         self._goal, self._max_kl, self._time_limit_s = goal, max_kl, time_limit_s
-        self._trials, self._watch = trials, watch
+        self._judge, self._watch = Judge(lab, goal, trials), watch
         self._started = time.monotonic()
         self._rows: list[Row] = []
         self._is_complete = True
@@ -140,8 +106,8 @@ class Search:
         Raises:
             ModelError: the model as it is could not be timed.
         """
-        self._measured_before = self._measured(before, self._alone(before))
-        self._tell(Row(before.label, "the start", measured=self._measured_before))
+        self._watch.trying(before.label, 1 - self._left())
+        self._tell(Row(before.label, "the start", measured=self._judge.start(before)))
         accepted = [before]
         for challenger in self._challengers(accepted):
             if not self._has_time():
@@ -180,7 +146,7 @@ class Search:
         if best.recipe is None and own not in FILE_TYPES.values():
             return  # a mixture that llama.cpp can't be told to make
         base = best.recipe or Recipe(f"{PREFIX}{own}", own)
-        base_kl = 0.0 if best.recipe is None else self._quality(best).kl
+        base_kl = 0.0 if best.recipe is None else self._judge.quality(best).kl
         sizes = group_bytes(self._lab.gguf)
         for small in self._too_coarse[:1]:
             costs: dict[str, float] = {}
@@ -200,7 +166,7 @@ class Search:
         """The divergence of a mixture that is not to be served itself; None: it can't be made or run."""
         self._watch.trying(part.label, 1 - self._left())
         try:
-            quality = self._quality(part)
+            quality = self._judge.quality(part)
         except TakeoffError as exc:
             self._tell(Row(part.label, f"failed: {exc.message}"))
             return None
@@ -215,13 +181,13 @@ class Search:
         quality: Quality | None = None
         try:
             if (challenger.recipe, challenger.kv_type) != (best.recipe, best.kv_type):
-                quality = self._quality(challenger)
+                quality = self._judge.quality(challenger)
             is_near = quality is None or quality.kl <= self._max_kl
-            duel = self._duel(challenger, best) if is_near or _is_for_mixtures(challenger) else None
+            duel = self._judge.duel(challenger, best) if is_near or _is_for_mixtures(challenger) else None
         except TakeoffError as exc:
             self._tell(Row(challenger.label, f"failed: {exc.message}"))
             return False
-        measured = None if duel is None else self._measured(challenger, duel.challenger)
+        measured = None if duel is None else self._judge.measured(challenger, duel.challenger)
         gain = None if duel is None else duel.gain
         is_faster = gain is not None and gain >= LEAST_GAIN
         if not is_near and is_faster and challenger.recipe is not None:
@@ -251,22 +217,21 @@ class Search:
                 self._tell(Row(best.label, f"KL over {self._max_kl:g} on the other text", quality))
                 accepted.pop()
                 continue
-            self._lab.forget()
-            duel = self._measure_duel(best, before, hopeless=0.0)
-            measured = self._measured(best, duel.challenger)
+            duel = self._judge.duel_anew(best, before)
+            measured = self._judge.measured(best, duel.challenger)
             if duel.gain >= LEAST_GAIN:
                 self._tell(
                     Row("confirmed", f"{gain_text(duel.gain)} as shipped", quality, measured, duel.gain)
                 )
                 self._lab.drop_all_but(best.recipe)
-                measured_before = self._measured(before, duel.incumbent)
+                measured_before = self._judge.measured(before, duel.incumbent)
                 return self._found(before, best, measured_before, measured, duel.gain, quality)
             self._tell(
                 Row("confirmation", f"only {gain_text(duel.gain)} as shipped", quality, measured, duel.gain)
             )
             accepted.pop()
         self._lab.drop_all_but(None)
-        return self._found(before, before, self._measured_before, self._measured_before, 1.0, None)
+        return self._found(before, before, self._judge.before, self._judge.before, 1.0, None)
 
     def _found(
         self,
@@ -282,53 +247,6 @@ class Search:
             before, best, weights, measured_before, measured, gain, quality, self._rows, self._is_complete
         )
 
-    # --- trials, each looked up before it is made -------------------------------------------------
-
-    def _quality(self, candidate: Candidate) -> Quality:
-        question = ["quality", self._identity(candidate)]
-        found = self._trials.find(question, Quality)
-        if found is None:
-            found = self._lab.quality(candidate, held_out=False)
-            self._trials.keep(question, found)
-        return found
-
-    def _duel(self, challenger: Candidate, incumbent: Candidate) -> Duel:
-        question = ["duel", self._goal.text, self._identity(challenger), self._identity(incumbent)]
-        found = self._trials.find(question, Duel)
-        if found is None:
-            found = self._measure_duel(challenger, incumbent, hopeless=HOPELESS)
-            self._trials.keep(question, found)
-        return found
-
-    def _alone(self, candidate: Candidate) -> Turn:
-        question = ["alone", self._identity(candidate), self._lab.streams]
-        found = self._trials.find(question, Turn)
-        if found is None:
-            self._watch.trying(candidate.label, 1 - self._left())
-            found = self._lab.turn(candidate)
-            self._trials.keep(question, found)
-        return found
-
-    def _measure_duel(self, challenger: Candidate, incumbent: Candidate, *, hopeless: float) -> Duel:
-        ours: list[Turn] = []
-        theirs: list[Turn] = []
-        gains: list[float] = []
-        while len(gains) < TURNS and (not gains or gains[0] >= hopeless):
-            theirs.append(self._lab.turn(incumbent))
-            ours.append(self._lab.turn(challenger))
-            new, old = self._measured(challenger, ours[-1]), self._measured(incumbent, theirs[-1])
-            gains.append(min(self._goal.gain(new, old, self._measured_before), MOST_GAIN))
-        return Duel(_median(theirs), _median(ours), gains)
-
-    def _identity(self, candidate: Candidate) -> list[object]:
-        recipe = None if candidate.recipe is None else msgspec.to_builtins(candidate.recipe)
-        return [recipe, candidate.names]
-
-    def _measured(self, candidate: Candidate, turn: Turn) -> Measured:
-        return Measured(turn.step_s, turn.prefill_token_s, self._lab.memory_bytes(candidate))
-
-    # --- bookkeeping ------------------------------------------------------------------------------
-
     def _left(self) -> float:
         """Share of the time that is left."""
         return max(0.0, 1 - (time.monotonic() - self._started) / self._time_limit_s)
@@ -342,20 +260,7 @@ class Search:
         self._watch.tried(row)
 
 
-def gain_text(gain: float) -> str:
-    """For people; a bound that one side alone keeps can't be told as a ratio."""
-    return "∞ ×" if gain >= MOST_GAIN else f"{gain:.2f} ×"
-
-
 def _is_for_mixtures(candidate: Candidate) -> bool:
     """Whether its format may be used for a part of the tensors, where it is too coarse for all."""
     recipe = candidate.recipe
     return recipe is not None and recipe.file_type in MIXED_IN and not recipe.tensor_types
-
-
-def _median(turns: Sequence[Turn]) -> Turn:
-    """Medians of each figure."""
-    steps: Mapping[int, float] = {
-        number: statistics.median(turn.step_s[number] for turn in turns) for number in turns[0].step_s
-    }
-    return Turn(steps, statistics.median(turn.prefill_token_s for turn in turns))
