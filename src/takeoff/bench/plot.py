@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 52
 COLOURS = ("#2f6fde", "#d9722e", "#2a9d6f", "#8a56c9", "#b0303f", "#5b6573")
 NAMESPACE = "http://www.w3.org/2000/svg"  # without it a file of its own is no picture
+MANY_POINTS = 20  # more of a line are drawn smaller
 GRID, INK = "#e3e6ea", "#1c2024"
 
 
@@ -101,16 +102,16 @@ def _axes(
 
 
 def _line(scale: _Scale, line: Line) -> list[str]:
-    colour = COLOURS[line.colour % len(COLOURS)]
     places = " ".join(f"{scale.x(point.x):.1f},{scale.y(point.y):.1f}" for point in line.points)
-    dashes = ' stroke-dasharray="5 4"' if line.is_dashed else ""
-    parts = [f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>']
+    radius = 3.5 if len(line.points) <= MANY_POINTS else 2
+    name = escape(line.name)
+    parts = [f'<polyline points="{places}" fill="none" {_stroke(line)}/>']
     for point in line.points:
         x, y = scale.x(point.x), scale.y(point.y)
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}" data-line="{escape(line.name)}" '
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {_fill(line)} data-line="{name}" '
             f'data-x="{point.x:.6g}" data-y="{point.y:.6g}">'
-            f"<title>{escape(line.name)}: {point.x:.3g}, {point.y:.3g}</title></circle>"
+            f"<title>{name}: {point.x:.3g}, {point.y:.3g}</title></circle>"
         )
         if point.label:
             parts.append(f'<text x="{x + 6:.1f}" y="{y - 6:.1f}">{escape(point.label)}</text>')
@@ -119,9 +120,19 @@ def _line(scale: _Scale, line: Line) -> list[str]:
 
 def _legend(row: int, line: Line) -> list[str]:
     y = HEIGHT + 18 * row
-    dashes = ' stroke-dasharray="5 4"' if line.is_dashed else ""
-    colour = COLOURS[line.colour % len(COLOURS)]
     return [
-        f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + 28}" y2="{y}" stroke="{colour}" stroke-width="2"{dashes}/>',
+        f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + 28}" y2="{y}" {_stroke(line)}/>',
+        f'<rect x="{LEFT + 10.5}" y="{y - 3.5}" width="7" height="7" rx="3.5" {_fill(line)}/>',
         f'<text x="{LEFT + 36}" y="{y + 4}">{escape(line.name)}</text>',
     ]
+
+
+def _stroke(line: Line) -> str:
+    dashes = ' stroke-dasharray="5 4"' if line.is_dashed else ""
+    return f'stroke="{COLOURS[line.colour % len(COLOURS)]}" stroke-width="2"{dashes}'
+
+
+def _fill(line: Line) -> str:
+    """Of a point; hollow where its line is dashed, for a line may have one point only."""
+    colour = COLOURS[line.colour % len(COLOURS)]
+    return f'fill="{"#ffffff" if line.is_dashed else colour}" stroke="{colour}"'

@@ -17,15 +17,18 @@ from takeoff.bench.target import Target
 TIME_PARTS = 40  # into which a run is cut, to show its gaps over time
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; margin: 2rem auto; max-width: 84rem;
-  padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; margin: 2rem auto;
+  max-width: 84rem; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.verdict { font-size: 1.15rem } .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: start }
-svg { max-width: 100%; height: auto } .table { overflow-x: auto }
+.verdict { font-size: 1.15rem }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem }
+svg { width: 100%; height: auto } .table { overflow-x: auto }
 table { border-collapse: collapse }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #e3e6ea; text-align: left }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #e3e6ea; text-align: left; vertical-align: top }
+th, td + td { white-space: nowrap } td:first-child { min-width: 10rem }
 .number { text-align: right; font-variant-numeric: tabular-nums }
-pre { overflow-x: auto; background: #f5f6f8; padding: 1rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; padding: 1rem }
+@media (max-width: 40rem) { svg text { font-size: 17px } th, td { padding: .2rem .4rem } }
 """
 _WORDS = (
     "Medians of the rounds; percentiles by nearest rank of as many values as “of” says, without warm-up; "
@@ -60,7 +63,7 @@ def as_html(
         "<h2>Requests</h2>",
         _table(REQUEST_COLUMNS, request_rows(measured, targets), num_words=2),
         "<h2>Conditions</h2>",
-        f"<pre>{escape(json.dumps(conditions, indent=1, ensure_ascii=False))}</pre>",
+        f"<pre>{escape(_json(conditions))}</pre>",
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -77,6 +80,15 @@ def _table(columns: Sequence[str], cells: Iterable[Sequence[str]], *, num_words:
     body = "\n".join(row("td", texts) for texts in cells)
     head = row("th", columns)
     return f'<div class="table"><table><thead>{head}</thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _json(value: Any, indent: str = "") -> str:
+    """JSON with each list, such as a command, in a line."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    deeper = f"{indent} "
+    fields = (f"{deeper}{json.dumps(name)}: {_json(each, deeper)}" for name, each in value.items())
+    return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
 
 
 def _plots(measured: Sequence[Measured], names: Sequence[str]) -> Iterator[str]:
