@@ -16,7 +16,8 @@ from takeoff.observe.metrics import Metrics
 from takeoff.request import Request, SamplingParams, Task
 from takeoff.service.fleet import PlanReader
 from takeoff.service.generation import Generation
-from takeoff.service.reader import Commands, Launch, Reader
+from takeoff.service.launch import Launch
+from takeoff.service.reader import Commands, Reader
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 

@@ -79,6 +79,20 @@ def test_a_profile_is_used_and_told_in_one_line(home: Home) -> None:
     ]
 
 
+def test_weights_that_may_be_lost_have_their_source_to_go_on_with(home: Home) -> None:
+    home.profile(threads=3, **home.variant(4 << 20))
+    launch = home.plan().planned.launch
+    assert launch.spare is not None
+    source = launch.spare.launch
+    assert source.load.model_path == str(source.model_path) == str(home.model.path)
+    assert source.load.n_threads == 3, "it runs as the variant would"
+    assert launch.vocabulary_path == home.model.path, "a preparer needs no variant"
+    assert launch.spare.loss(was_loaded=True) is None
+    assert "can't be loaded any more" in str(launch.spare.loss(was_loaded=False))
+    home.profile(threads=3)
+    assert home.plan().planned.launch.spare is None, "nothing that could be lost"
+
+
 def test_what_was_named_wins_and_no_optimize_does_without(home: Home) -> None:
     home.profile(threads=3, threads_prefill=2, ubatch=128, **home.variant())
     load = home.plan(threads=1, ubatch=512).planned.launch.load

@@ -26,7 +26,8 @@ from tests.service.serving import (
 from takeoff.errors import EngineFailed, InvalidRequest, NotFound, NotReady
 from takeoff.ipc.messages import LoadEncoder
 from takeoff.request import EncodeRequest, FinishReason, Task
-from takeoff.service.reader import Launch, Reader, ReaderState
+from takeoff.service.launch import Launch
+from takeoff.service.reader import Reader, ReaderState
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings
 

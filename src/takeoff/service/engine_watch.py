@@ -43,6 +43,7 @@ class EngineCalls:
     on_message: Callable[[FromAny], None]  # its news and answers, and its heartbeats
     on_loaded: Callable[[], None]
     on_death: Callable[[str, bool], None]  # why, and whether another will be started
+    next_load: Callable[[bool], Load | LoadEncoder]  # for another; told whether the last one was loaded
 
 
 class EngineWatch:
@@ -57,7 +58,7 @@ class EngineWatch:
         *,
         environ: Mapping[str, str],
     ) -> None:
-        """`load` is the first message to every process."""
+        """`load` is the first message to the first process; the next ones get what `calls.next_load` says."""
         self.loaded: Loaded | EncoderLoaded | None = None  # what the last that loaded said of itself
         self.progress = 0.0  # share of the present loading that is done, 0..1
         self.num_restarts = 0
@@ -104,7 +105,7 @@ class EngineWatch:
             started_at = time.monotonic()
             error = await self._live_once()
             has_served = self.loaded is not None
-            self._is_loaded = False
+            was_loaded, self._is_loaded = self._is_loaded, False
             self._calls.on_death(error, has_served)
             if not has_served:
                 logger.error("%s: %s", self._name, error)
@@ -113,6 +114,7 @@ class EngineWatch:
             logger.warning("%s: %s; starting another engine in %g s", self._name, error, wait_s)
             self.num_restarts += 1
             await asyncio.sleep(wait_s)
+            self._load = self._calls.next_load(was_loaded)
 
     async def _live_once(self) -> str:
         """One engine process from start to death; returns why it ended."""

@@ -18,7 +18,8 @@ from takeoff.ipc.turns import make_turns_file
 from takeoff.request import Task
 from takeoff.service.changes import Changes
 from takeoff.service.groups import Groups
-from takeoff.service.reader import Commands, Launch, Reader, ReaderCalls, ReaderState
+from takeoff.service.launch import Launch
+from takeoff.service.reader import Commands, Reader, ReaderCalls, ReaderState
 from takeoff.settings import ReaderSettings, Settings
 
 RESTART_WAIT_S = 30.0  # a request waits this long for a reader whose engine died
@@ -151,12 +152,18 @@ class Fleet:
                 await self._changes.until(lambda: reader.state is not ReaderState.LOADING)
 
     def _start(self, reader: Reader, launch: Launch) -> None:
+        environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": reader.settings.log_level}
+        reader.start(self._completed(launch), self._commands, environ, self._settings.prepare_timeout_s)
+
+    def _completed(self, launch: Launch) -> Launch:
+        """A launch with what all readers of a server share, and its spare with the same."""
         load = msgspec.structs.replace(launch.load, turns_fd=self._turns_file.fileno())
         if isinstance(load, Load):
             load = msgspec.structs.replace(load, disk_cache_folder=str(self._settings.store / "prefixes"))
-        launch = dataclasses.replace(launch, load=load)
-        environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": reader.settings.log_level}
-        reader.start(launch, self._commands, environ, self._settings.prepare_timeout_s)
+        spare = launch.spare
+        if spare is not None:
+            spare = dataclasses.replace(spare, launch=self._completed(spare.launch))
+        return dataclasses.replace(launch, load=load, spare=spare)
 
     def _free_id(self, settings: ReaderSettings) -> str:
         """The model's name, with a number if it is taken."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from takeoff.errors import ModelError
 from takeoff.models.machine import read_machine
 from takeoff.models.store import Store, StoredModel
+from takeoff.service.launch import Launch
 from takeoff.service.profiling import plan_profiled
-from takeoff.service.reader import Launch
 from takeoff.settings import ReaderSettings
 
 logger = logging.getLogger(__name__)

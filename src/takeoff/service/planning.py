@@ -18,7 +18,7 @@ from takeoff.models.plan import Plan, make_plan
 from takeoff.models.projector import read_projector
 from takeoff.models.stored import StoredModel
 from takeoff.request import Task
-from takeoff.service.reader import Launch
+from takeoff.service.launch import Launch
 from takeoff.settings import ReaderSettings
 
 

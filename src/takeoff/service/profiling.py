@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from takeoff.errors import StartError, TakeoffError
@@ -29,6 +29,7 @@ from takeoff.models.requantise import most_bytes
 from takeoff.models.store import StoredModel
 from takeoff.models.variants import model_place
 from takeoff.request import Task
+from takeoff.service.launch import Spare
 from takeoff.service.planning import Planned, plan_reader
 from takeoff.settings import ReaderSettings
 
@@ -82,6 +83,8 @@ def plan_profiled(
         if settings.deterministic and profile.weights is not None:
             _check_invariant(profiled.model)
         planned = plan_reader(profiled.model, _with(profile, settings), machine)
+        if profile.weights is not None:
+            planned = _with_spare(planned, model, _with(profile, settings), machine)
     except StartError as exc:
         note(f"the profile of {model.name} is not used: {exc.message}")
         return ProfiledPlan(model, plan_reader(model, settings, machine))
@@ -105,6 +108,16 @@ def _with(profile: Profile, settings: ReaderSettings) -> ReaderSettings:
         named |= {"flash_attention", "kv_type"}  # a quantised cache needs flash attention
     unnamed = {name: value for name, value in profile.settings.items() if name not in named}
     return settings.model_copy(update=unnamed)
+
+
+def _with_spare(planned: Planned, source: StoredModel, settings: ReaderSettings, machine: Machine) -> Planned:
+    """A planned variant with its source to go on with, unless that does not fit into this machine."""
+    try:
+        spare = plan_reader(source, settings, machine).launch
+    except StartError:
+        return planned
+    launch = planned.launch
+    return replace(planned, launch=replace(launch, spare=Spare.of(spare, launch.model_path)))
 
 
 def _check_invariant(variant: StoredModel) -> None:

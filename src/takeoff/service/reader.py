@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
 from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
 from takeoff.request import Task
@@ -16,10 +15,13 @@ from takeoff.service.changes import Changes
 from takeoff.service.child import python_module
 from takeoff.service.engine_watch import EngineCalls, EngineWatch, FromAny, ToAny
 from takeoff.service.huge_pages import asking_for_huge_pages
+from takeoff.service.launch import Launch
 from takeoff.service.preparer import Preparer, Preparers
 from takeoff.settings import ReaderSettings
 
 TRIAL_TIMEOUT_S = 1.0  # for a constraint to be compiled
+
+logger = logging.getLogger(__name__)
 
 
 class ReaderState(StrEnum):
@@ -28,17 +30,6 @@ class ReaderState(StrEnum):
     DRAINING = "draining"  # takes nothing new, finishes what it has
     FAILED = "failed"  # it never loaded: it will not be tried again
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a reader needs to run, decided by the store and the memory plan."""
-
-    model_name: str
-    model_path: Path
-    task: Task
-    load: Load | LoadEncoder
-    config: dict[str, Any]  # what the model's file says of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +167,7 @@ class Reader:
             on_message=lambda message: self._calls.on_message(self, message),
             on_loaded=self._loaded,
             on_death=self._died,
+            next_load=self._next_load,
         )
         command = commands.engine if is_generating else commands.encoder
         self._engine = EngineWatch(
@@ -185,7 +177,7 @@ class Reader:
             short, large, trial = (
                 Preparer(
                     commands.preparer,
-                    str(launch.model_path),
+                    str(launch.vocabulary_path),
                     timeout_s=timeout_s,
                     environ=environ,
                     on_restart=self._calls.on_preparer_restart,
@@ -246,3 +238,13 @@ class Reader:
         if self.state is not ReaderState.DRAINING:
             self.become(ReaderState.LOADING if is_restarted else ReaderState.FAILED)
         self._calls.on_death(self, error)
+
+    def _next_load(self, was_loaded: bool) -> Load | LoadEncoder:
+        """What the next engine is told: to load the spare, if the weights of the last one are lost."""
+        assert self.launch is not None
+        spare = self.launch.spare
+        loss = None if spare is None else spare.loss(was_loaded=was_loaded)
+        if spare is not None and loss is not None:
+            logger.warning("%s: %s", self.reader_id, loss)
+            self.launch = spare.launch
+        return self.launch.load

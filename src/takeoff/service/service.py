@@ -34,8 +34,9 @@ from takeoff.service.fleet import Fleet, PlanReader, checked_live
 from takeoff.service.generation import Generation
 from takeoff.service.generations import Generations
 from takeoff.service.intake import Intake, preparers, template_use
+from takeoff.service.launch import Launch
 from takeoff.service.preparer import check_unicode
-from takeoff.service.reader import Commands, Launch, Reader, ReaderCalls, ReaderState
+from takeoff.service.reader import Commands, Reader, ReaderCalls, ReaderState
 from takeoff.service.tally import Tally
 from takeoff.settings import ReaderSettings, Settings
 
