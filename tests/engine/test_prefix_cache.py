@@ -12,16 +12,8 @@ def ids(*parts: range) -> NDArray[np.int32]:
     return np.concatenate([np.array(part, np.int32) for part in parts])
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_cache(num_pages: int = 8, *, can_trim: bool = True, clock: Clock | None = None) -> PrefixCache:
-    return PrefixCache(Arena(num_pages * ALIGNMENT_BYTES), can_trim=can_trim, clock=clock or Clock())
+def make_cache(num_pages: int = 8, *, can_trim: bool = True) -> PrefixCache:
+    return PrefixCache(Arena(num_pages * ALIGNMENT_BYTES), can_trim=can_trim)
 
 
 EVERYONE = Scope("")
@@ -92,11 +84,9 @@ def test_a_longer_snapshot_replaces_the_shorter_ones_it_begins_with() -> None:
 
 
 def test_the_snapshot_wanted_longest_ago_is_evicted_first() -> None:
-    clock = Clock()
-    cache = make_cache(2, clock=clock)
+    cache = make_cache(2)
     for start in (0, 100):
         keep(cache, ids(range(start, start + 50)))
-        clock.now += 1
     want(cache, ids(range(50)))
     keep(cache, ids(range(200, 250)))
     assert cache.find(EVERYONE, ids(range(50))) is not None
@@ -105,9 +95,8 @@ def test_the_snapshot_wanted_longest_ago_is_evicted_first() -> None:
 
 
 def test_long_answers_that_nobody_asks_for_again_drive_out_each_other_and_not_the_system_prompt() -> None:
-    """Twenty of them come in every minute, and room is for five, beside a prompt used once a minute."""
-    clock = Clock()
-    cache = make_cache(27, clock=clock)  # pages of 400 tokens
+    """The prompt is asked for at every twentieth, and room is for five, beside it."""
+    cache = make_cache(27)  # pages of 400 tokens
     system = ids(range(800))
     keep(cache, np.append(system, np.int32(7_000)), num_pages=2)
     for number in range(60):
@@ -117,17 +106,14 @@ def test_long_answers_that_nobody_asks_for_again_drive_out_each_other_and_not_th
         keep(cache, answer, num_pages=5)
         assert cache.covers(EVERYONE, answer), "the last answer is kept: its conversation may go on"
         assert cache.longest_common(EVERYONE, system) == 800
-        clock.now += 3
     assert cache.num_evicted == 55
 
 
 def test_the_last_snapshot_with_a_shared_prefix_is_worth_that_prefix() -> None:
-    clock = Clock()
-    cache = make_cache(3, clock=clock)
+    cache = make_cache(3)
     system = ids(range(400))
     for tail in (1_000, 2_000):
         keep(cache, np.append(system, ids(range(tail, tail + 20))))
-    clock.now += 60
     keep(cache, ids(range(5_000, 5_300)))
     keep(cache, ids(range(6_000, 6_300)))
     assert cache.longest_common(EVERYONE, ids(range(5_000, 5_300))) == 300, "one of the two went first"
@@ -137,16 +123,32 @@ def test_the_last_snapshot_with_a_shared_prefix_is_worth_that_prefix() -> None:
     assert cache.longest_common(EVERYONE, ids(range(5_000, 5_300))) == 0
 
 
-def test_what_is_worth_less_than_all_there_is_is_not_kept_unless_somebody_waits_for_it() -> None:
-    cache = make_cache(2)
-    for start in (0, 1_000):
+def test_a_newcomer_takes_the_less_valuable_half_at_most_unless_somebody_waits_for_it() -> None:
+    cache = make_cache(4)
+    for start, times in ((0, 9), (1_000, 3), (2_000, 2), (3_000, 1)):
         keep(cache, ids(range(start, start + 500)))
-        want(cache, ids(range(start, start + 500)))
-    poor = ids(range(500), range(9_000, 9_020))
-    assert cache.reserve(EVERYONE, ids(range(3_000, 3_100)), ALIGNMENT_BYTES) is None
-    assert len(cache) == 2
-    assert cache.reserve(EVERYONE, ids(range(3_000, 3_100)), ALIGNMENT_BYTES, is_awaited=True) is not None
-    assert cache.reserve(EVERYONE, poor, ALIGNMENT_BYTES) is not None, "it takes the place of what it covers"
+        for _ in range(times):
+            want(cache, ids(range(start, start + 500)))
+    large = ids(range(5_000, 5_300))
+    assert cache.reserve(EVERYONE, large, 3 * ALIGNMENT_BYTES) is None
+    assert len(cache) == 4, "nothing went for what was not kept"
+    keep(cache, large, num_pages=2)
+    assert cache.covers(EVERYONE, ids(range(500)))
+    assert cache.covers(EVERYONE, ids(range(1_000, 1_500)))
+    keep(cache, ids(range(500), range(9_000, 9_020)))  # takes the place of what it covers
+    assert cache.reserve(EVERYONE, ids(range(6_000, 6_300)), 4 * ALIGNMENT_BYTES, is_awaited=True) is not None
+
+
+def test_what_was_wanted_often_but_long_ago_gives_way_to_what_comes_in() -> None:
+    cache = make_cache(2)
+    old, new = ids(range(500)), ids(range(1_000, 1_500))
+    keep(cache, old)
+    for _ in range(3):
+        want(cache, old)
+    refused = 0
+    while cache.reserve(EVERYONE, new, 2 * ALIGNMENT_BYTES) is None:
+        refused += 1
+    assert refused == 11, "it was worth eight times as much per byte, and a half-life is four arenas"
 
 
 def test_what_is_larger_than_the_arena_is_not_kept_and_evicts_nothing() -> None:

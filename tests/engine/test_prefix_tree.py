@@ -26,7 +26,7 @@ def shared(a: Tokens, b: Tokens) -> int:
 
 def make_tree(*, can_trim: bool, now: list[float] | None = None) -> PrefixTree[Tokens]:
     times = now or [0.0]
-    return PrefixTree(can_trim=can_trim, half_life_s=10.0, clock=lambda: times[0])
+    return PrefixTree(can_trim=can_trim, half_life=10.0, clock=lambda: times[0])
 
 
 @given(steps, sequences, st.booleans())

@@ -118,7 +118,7 @@ class DiskTier:
         self._counters = counters
         self._engine_build, self._hashes = engine_build, hashes
         self._tell = tell
-        self._tree: PrefixTree[SnapshotFile] = PrefixTree(can_trim=can_trim, half_life_s=HALF_LIFE_S)
+        self._tree: PrefixTree[SnapshotFile] = PrefixTree(can_trim=can_trim, half_life=HALF_LIFE_S)
         self._folder: SnapshotFolder | None = None
         self._lora_hashes: dict[str, str] = {}  # by name
         self._to_read: queue.SimpleQueue[tuple[_Wanted | None, object]] = queue.SimpleQueue()
@@ -224,7 +224,7 @@ class DiskTier:
         header = file.header
         known = header.lora is None or self._lora_hashes.get(header.lora) == header.lora_hash
         if known and header.token_ids:
-            self._tree.add(Scope(header.tenant, header.lora), header.tokens, file, age_s=age_s)
+            self._tree.add(Scope(header.tenant, header.lora), header.tokens, file, age=age_s)
 
     def _forget(self, file: SnapshotFile) -> None:
         if file in self._tree:

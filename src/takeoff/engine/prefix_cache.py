@@ -6,17 +6,24 @@ Prefixes are reused within one scope only: nobody can time another's prompts, an
 were computed with one adapter are wrong under any other.
 
     value per byte = sum over the tokens that no other snapshot gives of
-                     (times it was wanted, each halved every 5 minutes since) / bytes of the snapshot
+                     (times it was wanted, each halved with every half-life since) / bytes of the snapshot
 
-A newcomer that is worth less by this than what it would drive out is not kept, unless somebody waits
-for it. So a long answer that nobody asks for again throws out no system prompt that is in use.
+A half-life is four times as many bytes of new snapshots as the arena holds. Seconds would not do: a busy
+server would remember what is over for a thousand requests, and an idle one forget what comes back next.
+
+Nobody knows yet what a newcomer is worth. So it may drive out what is worth more, down to half of the
+arena: there the next turn of a new conversation finds its beginning. The more valuable half stays, so that a
+long text which nobody asks for again throws out no system prompt that is in use. A newcomer for which that
+is not room enough is not kept, unless somebody waits for it; but the others age by it as if it were.
+
+Sources: Cherkasova 1998, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching
+Policy", for ages that are counted in what came in; Karedla et al. 1994, "Caching strategies to improve disk
+system performance", for a part of the cache that newcomers can't reach.
 """
 
 from __future__ import annotations
 
 import heapq
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +37,8 @@ from takeoff.ipc.arena import Arena, Region
 __all__ = ["MIN_SHARED_TOKENS", "Entry", "Match", "PrefixCache", "Scope", "common_length"]
 
 MIN_SHARED_TOKENS = 16  # fewer are computed again as fast as they are restored
-HALF_LIFE_S = 300.0
+HALF_LIFE_FILLS = 4.0  # arenas full of new snapshots
+PROTECTED_SHARE = 0.5  # of the arena, that a newcomer of less value leaves alone
 
 
 class Scope(NamedTuple):
@@ -63,11 +71,16 @@ class Match:
 class PrefixCache:
     """Snapshots in an arena. `can_trim` is the model's: without it only whole snapshots match."""
 
-    def __init__(self, arena: Arena, *, can_trim: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, arena: Arena, *, can_trim: bool) -> None:
         self.memory = PrefixMemory()
         self.num_evicted = 0
         self._arena = arena
-        self._tree: PrefixTree[Entry] = PrefixTree(can_trim=can_trim, half_life_s=HALF_LIFE_S, clock=clock)
+        self._new_bytes = 0  # of all snapshots that came, beyond those that they took the place of
+        self._tree: PrefixTree[Entry] = PrefixTree(
+            can_trim=can_trim,
+            half_life=HALF_LIFE_FILLS * max(arena.size_bytes, 1),
+            clock=lambda: float(self._new_bytes),
+        )
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -100,10 +113,13 @@ class PrefixCache:
         """Make room for a snapshot of `token_ids` [n], evicting what is worth less.
 
         The caller writes the snapshot into `entry.region.data` at once. None: larger than the arena, or
-        worth less than what is there and not `is_awaited`.
+        not `is_awaited` and larger than what it may have of it.
         """
+        if num_bytes > self._arena.size_bytes:
+            return None
         match = self.find(scope, token_ids)
         covered = self._tree.covered_by(scope, token_ids)
+        self._new_bytes += max(num_bytes - sum(entry.region.reserved_bytes for entry in covered), 0)
         worth = len(token_ids) - (match.length if match else 0) + sum(map(self._tree.worth, covered))
         limit = None if is_awaited else worth / num_bytes
         if not self._has_room(num_bytes, covered, limit):
@@ -129,6 +145,7 @@ class PrefixCache:
             return
         for entry in self._tree.covered_by(scope, token_ids):
             self.discard(entry)
+        self._new_bytes += region.reserved_bytes
         self._add(Entry(scope, token_ids, region, num_positions))
 
     def give_back(self, region: Region) -> None:
@@ -154,20 +171,23 @@ class PrefixCache:
         return entry
 
     def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
-        """Whether there would be room, once all went that is worth less than `limit` per byte."""
-        if limit is None:
-            return num_bytes <= self._arena.size_bytes
-        free = self._arena.size_bytes - self._arena.used_bytes
-        free += sum(entry.region.reserved_bytes for entry in covered)
-        for entry in self._tree:
-            if free >= num_bytes:
+        """Whether there would be room, once all went that may go for a newcomer of so much value per byte."""
+        used = self._arena.used_bytes - sum(entry.region.reserved_bytes for entry in covered)
+        others = [entry for entry in self._tree if entry not in covered]
+        for entry in sorted(others, key=self._value):
+            if used + num_bytes <= self._arena.size_bytes:
                 return True
-            if entry not in covered and self._value(entry) <= limit:
-                free += entry.region.reserved_bytes
-        return free >= num_bytes
+            if not self._may_go(self._value(entry), limit, used):
+                break
+            used -= entry.region.reserved_bytes
+        return used + num_bytes <= self._arena.size_bytes
+
+    def _may_go(self, value: float, limit: float | None, used_bytes: int) -> bool:
+        """Whether what is worth least of `used_bytes` gives way to a newcomer of `limit` value per byte."""
+        return limit is None or value <= limit or used_bytes > PROTECTED_SHARE * self._arena.size_bytes
 
     def _make_room(self, num_bytes: int, limit: float | None) -> Region | None:
-        """A region, evicting what is worth least per byte, and less than `limit`.
+        """A region, evicting what is worth least per byte and may go for a newcomer of so much value.
 
         Values only rise while others go: an entry may become the last to have some tokens.
         """
@@ -186,7 +206,7 @@ class PrefixCache:
             if len(heap) > 1 and value > min(heap[1:3])[0]:
                 heapq.heapreplace(heap, (value, number, entry))
                 continue
-            if limit is not None and value > limit:
+            if not self._may_go(value, limit, self._arena.used_bytes):
                 return None
             heapq.heappop(heap)
             self._evict(entry)

@@ -4,9 +4,9 @@ A radix tree for each scope: sequences that begin alike share the nodes of their
 lookup compares a few arrays however many sequences there are.
 
 What an item is worth, in tokens: every token counts one for each time that somebody wanted it, halved
-with every half-life since; a node keeps the sum of its tokens. An item is worth the nodes that no
-other item could give in its place. All tokens of a model take about as long to compute, so tokens
-stand for seconds.
+with every half-life since, by the clock of whoever keeps the tree; a node keeps the sum of its tokens. An
+item is worth the nodes that no other item could give in its place. All tokens of a model take about as
+long to compute, so tokens stand for seconds.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class PrefixTree(Generic[Item]):
     """Items by their tokens. `can_trim`: an item can be cut to any of its first tokens."""
 
     def __init__(
-        self, *, can_trim: bool, half_life_s: float, clock: Callable[[], float] = time.monotonic
+        self, *, can_trim: bool, half_life: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._can_trim = can_trim
-        self._half_life_s = half_life_s
+        self._half_life = half_life
         self._clock = clock
         self._roots: dict[Hashable, _Node[Item]] = {}
         self._nodes: dict[Item, _Node[Item]] = {}
@@ -98,8 +98,8 @@ class PrefixTree(Generic[Item]):
             return [node.item] if is_same and node.item is not None else []
         return [each.item for each in _upwards(node) if each.item is not None and each.end <= length]
 
-    def add(self, scope: Hashable, token_ids: NDArray[np.int32], item: Item, *, age_s: float = 0.0) -> None:
-        """Add an item whose tokens, `token_ids` [n >= 1], were wanted once, `age_s` ago.
+    def add(self, scope: Hashable, token_ids: NDArray[np.int32], item: Item, *, age: float = 0.0) -> None:
+        """Add an item whose tokens, `token_ids` [n >= 1], were wanted once, `age` ago.
 
         Those that it covers are removed.
         """
@@ -111,7 +111,7 @@ class PrefixTree(Generic[Item]):
             node = _split(node, length)
         if length < len(token_ids):
             rest = token_ids[length:]
-            leaf = _Node(rest, len(token_ids), node, scope, float(len(rest)), self._clock() - age_s)
+            leaf = _Node(rest, len(token_ids), node, scope, float(len(rest)), self._clock() - age)
             node.children[int(rest[0])] = leaf
             node = leaf
         node.item = item
@@ -146,7 +146,7 @@ class PrefixTree(Generic[Item]):
         return node.parent is None or node.parent.item is not None
 
     def _demand(self, node: _Node[Item], now: float) -> float:
-        return float(node.demand * 0.5 ** ((now - node.demand_at) / self._half_life_s))
+        return float(node.demand * 0.5 ** ((now - node.demand_at) / self._half_life))
 
     def _tidy(self, node: _Node[Item]) -> None:
         """Take out a node that neither ends an item nor parts two; then perhaps the one above."""
