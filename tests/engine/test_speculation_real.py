@@ -16,7 +16,7 @@ from llguidance import LLMatcher
 from tests.engine.real import RealEngine
 
 from takeoff.engine.constraint import ConstraintCompiler
-from takeoff.ipc.messages import Submit
+from takeoff.ipc.messages import SlotClass, Submit
 from takeoff.request import SamplingParams
 
 SYSTEM = (
@@ -127,3 +127,28 @@ def test_the_fixed_parts_of_a_schema_take_few_calls(pair: Pair) -> None:
     without, with_drafts = pair.ask("Report the weather as JSON.", GREEDY, grammar)
     assert set(json.loads(pair.text())) == set(schema["properties"])
     assert with_drafts < without * FEWER
+
+
+def test_a_short_and_a_long_slot_verify_in_the_same_step_and_say_the_same(smollm2_path: Path) -> None:
+    texts, calls = [], []
+    for speculation in (False, True):
+        engine = RealEngine(
+            smollm2_path,
+            speculation=speculation,
+            cache_mb=0,
+            slot_classes=(SlotClass(2, 256), SlotClass(2, 512)),
+        )
+        llm = llama_cpp.Llama(str(smollm2_path), vocab_only=True, verbose=False)
+        for number, people in enumerate((PEOPLE[:2], PEOPLE)):
+            asked = f"Repeat this JSON:\n\n{json.dumps(people, indent=1)}"
+            chat = f"{SYSTEM}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+            prompt = llm.tokenize(chat.encode(), add_bos=False, special=True)
+            engine.engine.submit(Submit(number, prompt, GREEDY, ""))
+        engine.engine.step()
+        assert {seq.slot_class for seq in engine.engine._scheduler.running} == {0, 1}
+        engine.run_until_idle()
+        texts.append([engine.token_ids(number) for number in range(2)])
+        calls.append(num_calls(engine))
+        engine.close()
+    assert texts[0] == texts[1]
+    assert calls[1] < calls[0] * FEWER

@@ -33,7 +33,7 @@ from takeoff.engine.prefix_sharing import PrefixSharing
 from takeoff.engine.scheduler import Scheduler, Slice
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import Move
-from takeoff.engine.speculation import Speculation
+from takeoff.engine.speculation import Plan, Speculation
 from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
 from takeoff.ipc.messages import Load, Submit
@@ -148,11 +148,12 @@ class Engine:
 
     def _decode(self, decoding: list[Sequence]) -> None:
         groups = [list(group) for _, group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora))]
-        if len(groups) == 1 and self._verify(groups[0]):
-            self._told_at = self._clock()
-            return
+        plans = self._speculation.plan(groups, self._room_left)
         work, started = _decode_work(decoding), self._clock()
-        for seqs in groups:
+        for seqs, plan in zip(groups, plans, strict=True):
+            if plan is not None:
+                self._verify(seqs, plan)
+                continue
             call_started = self._clock()
             with self.counters.timed("decode", tokens=len(seqs)):
                 rows = [_rows(Slice(seq, 1)) for seq in seqs]
@@ -160,18 +161,15 @@ class Engine:
             for seq in seqs:
                 seq.num_computed_tokens += 1
             self._advance(seqs, logits)
-            self._speculation.learn_decode(len(seqs), self._clock() - call_started)
+            self._speculation.learn_decode(seqs, self._clock() - call_started)
         self._told_at = self._clock()
-        self._budget.learn_decode(work, self._told_at - started)
+        if not any(plans):
+            self._budget.learn_decode(work, self._told_at - started)
 
-    def _verify(self, seqs: list[Sequence]) -> bool:
-        """Decode with drafts, if that pays; returns whether it was done."""
-        plan = self._speculation.plan(seqs, [self._room_left(seq) for seq in seqs])
-        if plan is None:
-            return False
+    def _verify(self, seqs: list[Sequence], plan: Plan) -> None:
+        """Decode with drafts."""
         forward = partial(self._forward, n_threads=self._load.n_threads, lora=seqs[0].lora)
         self._deliver(self._speculation.verify(seqs, plan, forward, self._choose))
-        return True
 
     def _room_left(self, seq: Sequence) -> int:
         """Tokens that one call may compute of a sequence that decodes."""

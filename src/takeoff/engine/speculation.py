@@ -9,12 +9,15 @@ than one. For the same reason a constraint goes on only by tokens that are kept:
 
 Whether it pays is decided in every step by measured costs and by how often such drafts were right. Nobody
 pays for drafts, his own or his neighbours', more than a small share of his time: each sequence has a balance.
+Neighbours are all that decode in the same step, in whichever call: one in a slot of another size, or with
+another adapter, waits for the step's other calls as well.
 
 Source: Saxena 2023, "Prompt lookup decoding"; Leviathan et al. 2023, arXiv:2211.17192, for the principle.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +39,7 @@ DEBT_STEPS = 2.0  # that a sequence may lose by drafts from its beginning, in de
 DEBT_SHARE = 0.01  # and of the steps that it has had
 MAX_BALANCE_STEPS = 16.0  # that gains of the past may pay for
 
+Room = Callable[[Sequence], int]  # tokens that one call may compute of a sequence
 Forward = Callable[[list[Rows]], NDArray[np.float32]]
 Choose = Callable[[list[Sequence], NDArray[np.float32]], list[TokenEvent]]
 
@@ -46,6 +50,8 @@ class Plan:
 
     drafts: list[list[int]]
     num_drafted: int  # tokens of them that are more than padding
+    others: list[Sequence]  # that decode in other calls of the step
+    others_s: float  # that those calls are expected to take without drafts
 
     @property
     def num_tokens(self) -> int:
@@ -53,8 +59,28 @@ class Plan:
         return len(self.drafts[0]) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What drafts of one length would bring to the sequences of a call, and what they would cost."""
+
+    drafts: list[Draft]
+    length: int  # tokens of each sequence that are computed
+    expected: list[float]  # tokens that each is expected to gain
+    decode_s: float  # of the call without drafts
+    cost: float  # of the call with them, in calls without
+
+    @property
+    def extra_s(self) -> float:
+        return (self.cost - 1.0) * self.decode_s
+
+    @property
+    def gain(self) -> float:
+        """Times as many tokens a second as without."""
+        return sum(self.expected) / len(self.expected) / self.cost
+
+
 class Speculation:
-    """Decides whether and how much the sequences of a step verify, and keeps what was right."""
+    """Decides whether and how much the calls of a step verify, and keeps what was right."""
 
     def __init__(
         self,
@@ -73,30 +99,32 @@ class Speculation:
         self._n_outputs = n_outputs
         self._is_on = is_on and kernels.can_trim
         self._max_call_s = MAX_CALL_S if itl_slo_s is None else itl_slo_s
-        self._costs = StepCosts()
+        # Attention to longer texts, and adapters, cost more: each kind of call has its own costs.
+        self._costs: defaultdict[tuple[int, str | None], StepCosts] = defaultdict(StepCosts)
         self._trust = Trust()
 
-    def plan(self, seqs: list[Sequence], rooms: list[int]) -> Plan | None:
-        """Drafts for all that decode now; None: they decode without. `rooms`: tokens that fit, of each."""
-        lengths = self._lengths(len(seqs), min(rooms)) if self._is_on else []
-        if not lengths:
-            return None
-        drafts = [self._draft(seq, lengths[-1] - 1) for seq in seqs]
-        if not any(draft.token_ids for draft in drafts):
-            return None
-        expected = [draft.expected_tokens(lengths[-1] - 1) for draft in drafts]  # by length - 1
-        costs = {length: self._costs.ratio(len(seqs), length) for length in lengths}
-        best = max(lengths, key=lambda length: sum(each[length - 1] for each in expected) / costs[length])
-        if sum(each[best - 1] for each in expected) < MARGIN * len(seqs) * costs[best]:
-            return None
-        gains = [each[best - 1] - costs[best] for each in expected]
-        if not all(map(_can_bear, seqs, gains)):
-            return None
-        padded = [
-            [*draft.token_ids, *[seq.token_ids[-1]] * best][: best - 1]
-            for seq, draft in zip(seqs, drafts, strict=True)
+    def plan(self, calls: list[list[Sequence]], room: Room) -> list[Plan | None]:
+        """Drafts for the sequences of each call of a step; None: that call computes one token of each."""
+        without: list[Plan | None] = [None] * len(calls)
+        if not self._is_on:
+            return without
+        seconds = [self._costs[_kind(seqs)].decode_s(len(seqs)) for seqs in calls]
+        plain_s = [each for each in seconds if each is not None]
+        if len(plain_s) < len(calls):
+            return without
+        offers = [
+            self._offer(seqs, min(map(room, seqs)), decode_s)
+            for seqs, decode_s in zip(calls, plain_s, strict=True)
         ]
-        return Plan(padded, sum(min(len(draft.token_ids), best - 1) for draft in drafts))
+        while made := [offer for offer in offers if offer is not None]:
+            if self._pays(calls, offers, sum(plain_s)):
+                break
+            weakest = min(made, key=lambda offer: offer.gain)
+            offers = [None if offer is weakest else offer for offer in offers]
+        return [
+            None if offer is None else _plan(calls, seqs, offer, sum(plain_s) - offer.decode_s)
+            for seqs, offer in zip(calls, offers, strict=True)
+        ]
 
     def verify(self, seqs: list[Sequence], plan: Plan, forward: Forward, choose: Choose) -> list[TokenEvent]:
         """Compute the drafts of a plan and choose tokens for each sequence until one is not in its draft.
@@ -117,24 +145,64 @@ class Speculation:
         self._counters.add("drafted_tokens", plan.num_drafted)
         self._counters.add("accepted_draft_tokens", len(events) - len(seqs))
         seconds = self._clock() - started
-        decode_s = self._costs.learn(len(seqs), plan.num_tokens, seconds)
+        decode_s = self._costs[_kind(seqs)].learn(len(seqs), plan.num_tokens, seconds)
+        lost = (seconds - decode_s) / (decode_s + plan.others_s)
         for seq, before in zip(seqs, lengths_before, strict=True):
-            gain = seq.num_computed_tokens - before - seconds / decode_s
-            seq.balance_steps = min(seq.balance_steps + gain, MAX_BALANCE_STEPS)
+            _settle(seq, seq.num_computed_tokens - before - 1 - lost)
+        for seq in plan.others:
+            _settle(seq, -lost)
         return events
 
-    def learn_decode(self, num_seqs: int, seconds: float) -> None:
-        """A step without drafts took so long, the choice of the tokens included."""
+    def learn_decode(self, seqs: list[Sequence], seconds: float) -> None:
+        """A call without drafts took so long, the choice of the tokens included."""
         if self._is_on:
-            self._costs.learn_decode(num_seqs, seconds)
+            self._costs[_kind(seqs)].learn_decode(len(seqs), seconds)
 
-    def _lengths(self, num_seqs: int, room: int) -> list[int]:
+    def _offer(self, seqs: list[Sequence], room: int, decode_s: float) -> _Offer | None:
+        """The drafts that pay best for the sequences of a call; None: none do. `room`: of each."""
+        ratios = self._costs[_kind(seqs)]
+        lengths = self._lengths(ratios, len(seqs), room, decode_s)
+        if not lengths:
+            return None
+        drafts = [self._draft(seq, lengths[-1] - 1) for seq in seqs]
+        if not any(draft.token_ids for draft in drafts):
+            return None
+        expected = [draft.expected_tokens(lengths[-1] - 1) for draft in drafts]  # by length - 1
+        offers = (
+            _Offer(
+                drafts,
+                length,
+                [each[length - 1] for each in expected],
+                decode_s,
+                ratios.ratio(len(seqs), length),
+            )
+            for length in lengths
+        )
+        best = max(offers, key=lambda offer: offer.gain)
+        return best if best.gain >= MARGIN else None
+
+    def _pays(self, calls: list[list[Sequence]], offers: list[_Offer | None], plain_s: float) -> bool:
+        """Whether a step with these drafts is short enough, worth it, and bearable for each in it.
+
+        `plain_s`: what it takes without.
+        """
+        extra_s = sum(offer.extra_s for offer in offers if offer is not None)
+        gains = [
+            (seq, tokens - 1.0)
+            for seqs, offer in zip(calls, offers, strict=True)
+            for seq, tokens in zip(seqs, [1.0] * len(seqs) if offer is None else offer.expected, strict=True)
+        ]
+        lost = extra_s / plain_s
+        return (
+            plain_s + extra_s <= self._max_call_s
+            and len(gains) + sum(gain for _, gain in gains) >= MARGIN * len(gains) * (1.0 + lost)
+            and all(_can_bear(seq, gain - lost) for seq, gain in gains)
+        )
+
+    def _lengths(self, ratios: StepCosts, num_seqs: int, room: int, decode_s: float) -> list[int]:
         """Tokens of each that a call could compute with a gain, if all drafts were right."""
-        decode_s = self._costs.decode_s(num_seqs)
-        if decode_s is None:
-            return []
         most = min(self._n_outputs // num_seqs, room)
-        costs = {length: self._costs.ratio(num_seqs, length) for length in LENGTHS if length <= most}
+        costs = {length: ratios.ratio(num_seqs, length) for length in LENGTHS if length <= most}
         return [
             length
             for length, cost in costs.items()
@@ -170,6 +238,27 @@ class Speculation:
             if not going:
                 break
         return events
+
+
+def _plan(calls: list[list[Sequence]], seqs: list[Sequence], offer: _Offer, others_s: float) -> Plan:
+    most = offer.length - 1
+    padded = [
+        [*draft.token_ids, *[seq.token_ids[-1]] * most][:most]
+        for seq, draft in zip(seqs, offer.drafts, strict=True)
+    ]
+    num_drafted = sum(min(len(draft.token_ids), most) for draft in offer.drafts)
+    others = [seq for other in calls if other is not seqs for seq in other]
+    return Plan(padded, num_drafted, others, others_s)
+
+
+def _kind(seqs: list[Sequence]) -> tuple[int, str | None]:
+    """What the sequences of a call have in common."""
+    return seqs[0].slot_class, seqs[0].lora
+
+
+def _settle(seq: Sequence, gain: float) -> None:
+    """Note how many decode steps a step with drafts has saved `seq`, or cost it."""
+    seq.balance_steps = min(seq.balance_steps + gain, MAX_BALANCE_STEPS)
 
 
 def _can_bear(seq: Sequence, gain: float) -> bool:
