@@ -203,6 +203,8 @@ class TokenEvent:
     stop_string: str | None = None  # with STOP: which of the request's it was, if it was one
     cached_tokens: int = 0  # prompt tokens not computed again; sent with the first event
     queue_s: float = 0.0  # time spent waiting for a slot; sent with the first event
+    accepted_prediction_tokens: int = 0  # of `token_ids`, computed ahead because they were predicted
+    rejected_prediction_tokens: int = 0  # that were computed ahead in vain
     error: str | None = None  # with FAILED: what happened, for the client
     logprobs: tuple[
         TokenLogprobs, ...
@@ -219,6 +221,8 @@ def joined(events: Sequence[TokenEvent]) -> TokenEvent:
         stop_string=events[-1].stop_string,
         cached_tokens=events[0].cached_tokens,
         queue_s=events[0].queue_s,
+        accepted_prediction_tokens=sum(event.accepted_prediction_tokens for event in events),
+        rejected_prediction_tokens=sum(event.rejected_prediction_tokens for event in events),
         error=events[-1].error,
         logprobs=tuple(each for event in events for each in event.logprobs),
     )

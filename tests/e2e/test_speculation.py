@@ -57,6 +57,18 @@ def test_a_prediction_that_is_right_is_accepted(client: openai.OpenAI, server_ur
     again = chat(client, text, prediction={"type": "content", "content": answer})
     assert again.choices[0].message.content == answer
     assert again.usage.completion_tokens == 90
+    (*_, last) = chat(
+        client,
+        text,
+        prediction={"type": "content", "content": answer},
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    for usage in (again.usage, last.usage):
+        assert usage.completion_tokens_details.accepted_prediction_tokens > 40
+        assert usage.completion_tokens_details.rejected_prediction_tokens < 20
+    plain = chat(client, text).usage.completion_tokens_details
+    assert (plain.accepted_prediction_tokens, plain.rejected_prediction_tokens) == (0, 0)
     deadline = time.monotonic() + 10
     while accepted(server_url) < before + 45 and time.monotonic() < deadline:
         time.sleep(0.1)  # until the next heartbeat

@@ -133,6 +133,14 @@ class Run:
     ) -> None:
         self.engine.submit(Submit(request_id, prompt, params, ""), constraint)
 
+    def predictions(self, request_id: int) -> tuple[int, int]:
+        """Tokens of what a request predicted that were computed ahead, rightly and in vain."""
+        events = self.events[request_id]
+        return (
+            sum(event.accepted_prediction_tokens for event in events),
+            sum(event.rejected_prediction_tokens for event in events),
+        )
+
     def finish(self) -> None:
         for _ in range(20_000):
             if self.engine.is_idle:
@@ -395,3 +403,28 @@ def test_a_step_of_several_calls_takes_no_longer_than_a_stream_can_bear(clock: C
             longest = max(longest, clock.now - before)
     assert run.count("verify_calls") > 20
     assert longest <= 0.0451
+
+
+@pytest.mark.parametrize(("num_right", "least", "most"), [(200, 160, 200), (103, 75, 103), (0, 0, 0)])
+def test_what_became_of_a_prediction_is_told_with_the_tokens(
+    clock: Clock, num_right: int, least: int, most: int
+) -> None:
+    """Of each call one token is what comes after its draft: that was not computed ahead."""
+    params = replace(GREEDY, ignore_eos=True)
+    run = Run(clock, speculation=False, habit=0)
+    run.submit(1, prompt_of(40, 5), params)
+    run.finish()
+    completion = [token_id for event in run.events[1] for token_id in event.token_ids]
+    assert run.predictions(1) == (0, 0)
+    predicted = completion[:num_right] + [201] * (200 - num_right)
+    run = Run(clock, speculation=True, habit=0)
+    run.engine.submit(Submit(1, prompt_of(40, 5), params, "", predicted_token_ids=predicted))
+    run.submit(2, prompt_of(40, 6), replace(params, max_new_tokens=20))
+    run.finish()
+    assert [token_id for event in run.events[1] for token_id in event.token_ids] == completion
+    accepted, in_vain = run.predictions(1)
+    assert least <= accepted <= most
+    assert accepted == run.count("accepted_draft_tokens")
+    assert accepted + in_vain <= run.count("drafted_tokens")
+    assert (in_vain == 0) == (num_right != 103)
+    assert run.predictions(2) == (0, 0)

@@ -61,6 +61,7 @@ class FakeGeneration:
         self.thought: ThoughtStart | None = None
         self.completion_tokens = 0
         self.reasoning_tokens = 0
+        self.accepted_prediction_tokens = self.rejected_prediction_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.end = FinishReason.STOP
         self.stop_string: str | None = None

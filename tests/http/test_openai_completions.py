@@ -198,7 +198,11 @@ def test_the_answer_has_choices_in_order_and_sums_the_usage() -> None:
         "completion_tokens": 4 * 2,
         "total_tokens": 4 + 8,
         "prompt_tokens_details": {"cached_tokens": 2},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 
@@ -255,7 +259,11 @@ def test_the_usage_chunk_comes_last_when_it_is_asked_for() -> None:
         "completion_tokens": 4,
         "total_tokens": 8,
         "prompt_tokens_details": {"cached_tokens": 2},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert all(chunk["choices"] and chunk["usage"] is None for chunk in chunks)
 

@@ -52,6 +52,7 @@ class Draft:
 
     token_ids: list[int]
     chances: list[float]
+    num_predicted: int = 0  # of the last of them: they come from what the client predicted
 
     def expected_tokens(self, most: int) -> list[float]:
         """What verifying 0, 1, .. `most` of them is expected to bring, the token after them included."""
@@ -116,6 +117,7 @@ class Drafter:
         passage = self._find(text[-MAX_AGREED:]) if forced else self._passage
         if passage is None:
             return Draft(draft, chances)
+        is_predicted = passage.place < self._offset
         for ahead in range(most - len(draft)):
             place = passage.place + ahead
             # A text in a loop repeats what it is about to say: a passage may reach into the draft.
@@ -125,7 +127,7 @@ class Drafter:
             text.append(token_id)
             draft.append(token_id)
             chances.append(self._trust.chance(passage.agreed + ahead, resumed=passage.resumed))
-        return Draft(draft, chances)
+        return Draft(draft, chances, len(draft) - min(most, len(forced)) if is_predicted else 0)
 
     def _append(self, token_id: int) -> None:
         place = len(self._text)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ class Plan:
 
     drafts: list[list[int]]
     num_drafted: int  # tokens of them that are more than padding
+    predicted: list[range]  # places of those that the client predicted, in each draft
     others: list[Sequence]  # that decode in other calls of the step
     others_s: float  # that those calls are expected to take without drafts
 
@@ -142,6 +143,7 @@ class Speculation:
         for seq in seqs:
             if seq.slot is not None:
                 self._kernels.trim(seq.slot, seq.num_computed_tokens)
+        events = _with_predictions(events, seqs, plan)
         self._counters.add("drafted_tokens", plan.num_drafted)
         self._counters.add("accepted_draft_tokens", len(events) - len(seqs))
         seconds = self._clock() - started
@@ -248,7 +250,31 @@ def _plan(calls: list[list[Sequence]], seqs: list[Sequence], offer: _Offer, othe
     ]
     num_drafted = sum(min(len(draft.token_ids), most) for draft in offer.drafts)
     others = [seq for other in calls if other is not seqs for seq in other]
-    return Plan(padded, num_drafted, others, others_s)
+    predicted = [
+        range(len(draft.token_ids) - draft.num_predicted, min(len(draft.token_ids), most))
+        for draft in offer.drafts
+    ]
+    return Plan(padded, num_drafted, predicted, others, others_s)
+
+
+def _with_predictions(events: list[TokenEvent], seqs: list[Sequence], plan: Plan) -> list[TokenEvent]:
+    """The events of a call; the last of each sequence tells what became of its prediction."""
+    if not any(plan.predicted):
+        return events
+    told = list(events)
+    for seq, draft, predicted in zip(seqs, plan.drafts, plan.predicted, strict=True):
+        places = [place for place, event in enumerate(events) if event.request_id == seq.request_id]
+        right = sum(
+            events[place].token_ids == (draft[number],)
+            for number, place in enumerate(places)
+            if number in predicted
+        )
+        told[places[-1]] = replace(
+            events[places[-1]],
+            accepted_prediction_tokens=right,
+            rejected_prediction_tokens=len(predicted) - right,
+        )
+    return told
 
 
 def _kind(seqs: list[Sequence]) -> tuple[int, str | None]:

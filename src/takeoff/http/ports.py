@@ -24,6 +24,10 @@ class Generation(Protocol):
     @property
     def reasoning_tokens(self) -> int: ...  # of the completion's, those of its thought
     @property
+    def accepted_prediction_tokens(self) -> int: ...  # computed ahead because the client predicted them
+    @property
+    def rejected_prediction_tokens(self) -> int: ...  # predicted and computed ahead in vain
+    @property
     def call_format(self) -> CallFormat: ...
     @property
     def thought(self) -> ThoughtStart | None: ...  # that the text may begin with

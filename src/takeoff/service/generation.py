@@ -34,6 +34,8 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
+        self.accepted_prediction_tokens = 0  # of those, computed ahead because the client predicted them
+        self.rejected_prediction_tokens = 0  # that were predicted and computed ahead in vain
         self.reasoning_tokens = 0  # of those, up to the one that ended the thought
         self.thought = thought  # that the text may begin with
         self.call_format = CallFormat.JSON  # how the model writes calls of tools
@@ -50,6 +52,8 @@ class Generation:
         """Add the news of a step. The service calls this; nothing may follow a terminal event."""
         self.completion_tokens += len(event.token_ids)
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
+        self.accepted_prediction_tokens += event.accepted_prediction_tokens
+        self.rejected_prediction_tokens += event.rejected_prediction_tokens
         self.finish_reason = event.finish_reason
         if self._thoughts is not None:
             self._count_thoughts(self._thoughts, event.text)

@@ -18,6 +18,7 @@ from takeoff.http.sse import DONE, sse_event
 from takeoff.request import TokenEvent
 from takeoff.settings import Settings
 
+COMPLETION_DETAILS = ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens")
 COMMENT = b": keep-alive\n\n"  # which a reader of events passes over
 
 Choices = Callable[[int, TokenEvent], Sequence[dict[str, Any]]]  # of a generation's event; one chunk each
@@ -33,13 +34,14 @@ def usage(generations: Sequence[Generation], n: int, *, has_completion: bool = T
     prompts = generations[::n]
     prompt = sum(generation.prompt_tokens for generation in prompts)
     completion = sum(generation.completion_tokens for generation in generations) if has_completion else 0
-    thoughts = sum(generation.reasoning_tokens for generation in generations)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(generation.cached_tokens for generation in prompts)},
-        "completion_tokens_details": {"reasoning_tokens": thoughts},
+        "completion_tokens_details": {
+            name: sum(getattr(generation, name) for generation in generations) for name in COMPLETION_DETAILS
+        },
     }
 
 

@@ -89,7 +89,8 @@ class ChatBody(SamplingBody, ToolFields):
     prediction: dict[str, Any] | None = Field(
         None,
         description="What the answer may be, of the type content: where it is, the answer comes sooner"
-        ", and it is the same",
+        ", and it is the same; usage.completion_tokens_details counts what was computed ahead by it"
+        ", rightly and in vain",
     )
 
     _tool_use: ToolUse | None = PrivateAttr(None)
