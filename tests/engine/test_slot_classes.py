@@ -87,6 +87,25 @@ def test_those_who_wait_for_a_long_slot_hold_up_no_short_one() -> None:
     assert ended[12:] == [0, 1, 2, 3, 4], "the long ones in order of arrival"
 
 
+def test_by_default_sixteen_texts_of_some_length_run_beside_short_and_long_ones() -> None:
+    """4,000 tokens are few enough for all slots; none of 36 requests is refused or waits for a longer one."""
+    classes = (SlotClass(16, 4_096), SlotClass(4, 8_192))  # the default model's, with memory to spare
+    run = run_of(*classes)
+    sizes = [*[3_000] * 12, *[6_000] * 4, *[40] * 20]
+    for i, size in enumerate(sizes):
+        submit(run, i, prompt_of(size, i), 30)
+    most, ended = 0, list[int]()
+    while not run.engine.is_idle:
+        run.engine.step()
+        most = max(most, run.engine.num_running)
+        ended += [i for i in run.events if i not in ended and run.reason(i)]
+    assert most == 20
+    assert sorted(ended) == list(range(36))
+    assert [run.reason(i) for i in range(36)] == [FinishReason.LENGTH] * 36
+    assert set(ended[-4:]) <= {*range(16)}, "short ones do not wait for the last of the others"
+    assert "grow_calls" not in run.engine.counters.snapshot()
+
+
 def test_short_ones_leave_the_long_slots_alone() -> None:
     run = run_of(*SHORT_AND_LONG)
     for i in range(12):

@@ -52,14 +52,17 @@ def test_the_plan_of_the_default_model_by_hand() -> None:
 
 def test_little_memory_takes_length_first_then_slots_and_context_last() -> None:
     roomy = make_plan(model(), Settings(), machine(24 * GB))
+    plain = make_plan(model(), Settings(), machine(8 * GB))
     tight = make_plan(model(), Settings(), machine(4 * GB))
     tighter = make_plan(model(), Settings(), machine(3 * GB))
     least = make_plan(model(), Settings(), machine(1.8 * GB))
-    assert roomy.slots == ((16, 2048), (4, 8192))
+    assert roomy.slots == ((16, 4096), (4, 8192))
+    assert plain.slots == ((16, 2048), (4, 8192))
     assert tight.slots == ((16, 1024), (2, 8192))
     assert tighter.slots == ((8, 1024), (1, 8192))
     assert least.slots == ((1, 2048),)
-    assert all(plan.total_bytes <= plan.available_bytes / 2 for plan in (roomy, tight))
+    assert roomy.total_bytes <= roomy.available_bytes / 4
+    assert all(plan.total_bytes <= plan.available_bytes / 2 for plan in (plain, tight))
     assert least.fits
 
 
@@ -72,8 +75,8 @@ def test_what_was_named_is_kept_or_refused_with_the_numbers_and_a_setting_that_f
 
 
 def test_by_default_a_request_may_be_as_long_as_the_model_can_at_no_more_memory() -> None:
-    plan = make_plan(model(), Settings(), machine(24 * GB))
-    alike = make_plan(model(), Settings(long_slots=0), machine(24 * GB))
+    plan = make_plan(model(), Settings(), machine(8 * GB))
+    alike = make_plan(model(), Settings(long_slots=0), machine(8 * GB))
     assert (plan.n_slots, plan.n_ctx_slot) == (16, 8192)
     assert (alike.n_slots, alike.n_ctx_slot) == (16, 4096)
     assert plan.kv_bytes == alike.kv_bytes == 16 * 4096 * 30 * 3 * (64 + 64) * 2
@@ -81,6 +84,23 @@ def test_by_default_a_request_may_be_as_long_as_the_model_can_at_no_more_memory(
     assert any("16 slots of 2048 tokens, 4 of 8192" in line for line in plan.lines())
     assert plan.cache_bytes + plan.parking_bytes == alike.cache_bytes == 512 << 20
     assert plan.parking_bytes == 128 << 20
+
+
+def test_with_memory_to_spare_no_text_waits_that_would_not_if_all_slots_were_alike() -> None:
+    """16 of 4,096 tokens, as without longer ones, and these beside them: for half as much cache again."""
+    plan = make_plan(model(), Settings(), machine(24 * GB))
+    alike = make_plan(model(), Settings(long_slots=0), machine(24 * GB))
+    assert plan.slots == (*alike.slots, (4, 8192))
+    assert plan.kv_bytes == 1.5 * alike.kv_bytes
+    assert round(plan.total_bytes / 1e6) == 3_180
+    all_long = make_plan(model(), Settings(context=8192), machine(24 * GB))
+    assert plan.kv_bytes == 0.75 * all_long.kv_bytes
+    long_context = model()
+    long_context.metadata["llama.context_length"] = 131_072
+    assert make_plan(long_context, Settings(), machine(24 * GB)).slots == ((16, 4096), (1, 32_768))
+    assert make_plan(model(), Settings(max_slots=4), machine(24 * GB)).slots == ((4, 4096), (1, 8192))
+    assert make_plan(model(), Settings(memory_gb=3.2), machine(24 * GB)).slots == plan.slots
+    assert make_plan(model(), Settings(memory_gb=3.1), machine(24 * GB)).slots == ((16, 2048), (4, 8192))
 
 
 def test_slots_that_would_all_fit_are_all_as_long_as_was_asked() -> None:

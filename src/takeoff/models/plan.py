@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from takeoff.models.gguf_types import TENSOR_TYPES
 from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
 from takeoff.models.projector import ProjectorFile
-from takeoff.models.slot_layout import Layout, Wish, layouts, padded, told
+from takeoff.models.slot_layout import Layout, Wish, layouts, padded, roomy_layout, told
 from takeoff.settings import ReaderSettings
 
 KV_BITS = {name.lower(): 8 * size / block for name, block, size in TENSOR_TYPES.values()}  # an element
@@ -21,6 +21,7 @@ PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measur
 DRAFT_OUTPUTS = 16  # tokens whose logits a call of speculation may want, with fewer slots as well
 IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
+ROOMY_SHARE = 0.25  # up to which a plan takes more than it needs for texts of some length side by side
 PARKING_SHARE = 4  # at most one part in so many of the snapshots is of sequences between their slots
 
 # Every n-th layer of these looks at the whole context, the others slide.
@@ -142,9 +143,13 @@ def make_plan(
         projector_bytes=_projector_bytes(projector),
     )
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
-    plans = [
-        beside(_plan(model, settings, machine, layout, available)) for layout in _layouts(model, settings)
-    ]
+    roomy_limit = available if settings.memory_gb is not None else int(available * ROOMY_SHARE)
+    wish = _wish(model, settings)
+    if (roomy := roomy_layout(wish)) is not None:
+        plan = beside(_plan(model, settings, machine, roomy, available))
+        if plan.total_bytes <= roomy_limit:
+            return plan
+    plans = [beside(_plan(model, settings, machine, layout, available)) for layout in layouts(wish)]
     smallest = min(plans, key=lambda plan: plan.total_bytes)
     chosen = next((plan for plan in plans if plan.total_bytes <= limit), smallest)
     if chosen.fits:
@@ -152,10 +157,10 @@ def make_plan(
     raise _refusal(plans[0], model, settings, machine, beside)
 
 
-def _layouts(model: GgufFile, settings: ReaderSettings) -> Iterator[Layout]:
+def _wish(model: GgufFile, settings: ReaderSettings) -> Wish:
     most = max(model.context_length, 64)
     long_slots = settings.long_slots if model.has_plain_cache else 0
-    return layouts(Wish(settings.max_slots, settings.context, long_slots, most))
+    return Wish(settings.max_slots, settings.context, long_slots, most)
 
 
 def _refusal(
@@ -169,8 +174,10 @@ def _refusal(
     free = settings.model_copy(
         update={"max_slots": None, "context": None, "long_slots": 0, "prefix_cache_mb": 0}
     )
-    layouts = _layouts(model, free)
-    plans = (beside(_plan(model, free, machine, layout, plan.available_bytes)) for layout in layouts)
+    plans = (
+        beside(_plan(model, free, machine, layout, plan.available_bytes))
+        for layout in layouts(_wish(model, free))
+    )
     fitting = next((each for each in plans if each.fits), None)
     hint = "no setting fits: choose a smaller model (takeoff models --available)"
     if fitting is not None:

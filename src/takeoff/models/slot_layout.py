@@ -2,7 +2,8 @@
 
 A sequence of llama.cpp's has as many cells as every other of its context, so slots that all hold the
 longest text cost the most. Where a text may be long, most slots are short and a few are long; who
-outgrows a short one moves to a long one. Half of the cells are in each.
+outgrows a short one moves to a long one. Half of the cells are in each; with memory to spare, the short ones
+hold as much as each would if all were alike, and the long ones come beside them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,17 @@ def layouts(wish: Wish) -> Iterator[Layout]:
         if wish.slots is not None or count == 1:
             return
         count //= 2
+
+
+def roomy_layout(wish: Wish) -> Layout | None:
+    """The layout with half as many cells again; None: all slots hold the longest text, or the user has said.
+
+    As many texts of DEFAULT_CELLS are computed together as if there were no longer ones.
+    """
+    if wish.context is not None or wish.long_slots is not None:
+        return None
+    short, *long = _within(wish.slots or DEFAULT_SLOTS, DEFAULT_CELLS[0], wish)
+    return (Slots(short.num_slots, DEFAULT_CELLS[0]), *long) if long else None
 
 
 def _of_length(count: int, context: int, wish: Wish) -> Iterator[Layout]:
