@@ -30,7 +30,8 @@ PEOPLE = [
     {"id": 3, "name": "Grace Hopper", "city": "Arlington"},
     {"id": 4, "name": "Barbara Liskov", "city": "Boston"},
 ]
-EDIT = f"Repeat this JSON, but change the city of Ada Lovelace to Paris:\n\n{json.dumps(PEOPLE, indent=1)}"
+REPEAT = "Repeat this JSON, but change the city of Ada Lovelace to Paris:"
+EDIT = f"{REPEAT}\n\n{json.dumps(PEOPLE, indent=1)}"
 
 
 class Pair:
@@ -140,7 +141,7 @@ def test_a_short_and_a_long_slot_verify_in_the_same_step_and_say_the_same(smollm
         )
         llm = llama_cpp.Llama(str(smollm2_path), vocab_only=True, verbose=False)
         for number, people in enumerate((PEOPLE[:2], PEOPLE)):
-            asked = f"Repeat this JSON:\n\n{json.dumps(people, indent=1)}"
+            asked = f"{REPEAT}\n\n{json.dumps(people, indent=1)}"
             chat = f"{SYSTEM}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
             prompt = llm.tokenize(chat.encode(), add_bos=False, special=True)
             engine.engine.submit(Submit(number, prompt, GREEDY, ""))

@@ -32,7 +32,7 @@ from takeoff.engine.step_costs import StepCosts
 from takeoff.request import TokenEvent
 
 LENGTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # tokens of each sequence that one call may compute
-MARGIN = 1.05  # times as many tokens a second as without, at least: estimates err
+MARGIN = 1.15  # times as many tokens a second as without, at least: drafts come in bursts, and estimates err
 MAX_CALL_S = 0.5  # for so long a cancellation may go unnoticed
 MAX_READ_TOKENS = 2_048  # of each sequence in a step, a millisecond or two
 DEBT_STEPS = 2.0  # that a sequence may lose by drafts from its beginning, in decode steps
