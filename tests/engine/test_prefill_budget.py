@@ -15,7 +15,15 @@ def room(decoding: Work, itl_slo_s: float | None = None, cost: Cost = COST, spen
 
 
 def test_by_default_a_gap_lasts_three_decode_steps() -> None:
-    assert room(EIGHT).fitting(0) == pytest.approx(2 * 18 - 10, abs=1)
+    many = Work(1, 32, 0)  # 42 ms
+    assert room(many).fitting(0) == pytest.approx(2 * 42 - 10, abs=1)
+
+
+def test_beside_few_streams_a_fifth_of_a_call_at_most_is_its_fixed_cost() -> None:
+    one = Work(1, 1, 0)
+    assert room(one).fitting(0) == room(EIGHT).fitting(0) == pytest.approx(4 * 10, abs=1)
+    slow = COST._replace(fixed=0.050)
+    assert room(one, cost=slow).fitting(0) == pytest.approx(2 * 51 - 50, abs=1), "three steps are longer"
 
 
 def test_a_stated_gap_is_what_decode_and_prefill_share() -> None:

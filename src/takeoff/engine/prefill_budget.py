@@ -4,7 +4,9 @@ Mixing decode and prefill in one call saves nothing with llama.cpp (a ubatch hol
 of tokens of each sequence), so a step is two calls: one that decodes every running sequence, whose
 tokens are delivered at once, and one that prefills. The gap between two tokens of a stream is the
 time of that prefill, of the next decode, and of what lies between; what the last two leave of the
-longest gap is the prefill's. Costs are learnt from the calls as they come (`CallCost`).
+longest gap is the prefill's. But where few decode, a step is hardly longer than what any call costs, and
+slices that fit would be mostly that: who waits would wait for nothing. Costs are learnt from the calls as
+they come (`CallCost`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from takeoff.engine.call_cost import CallCost, Cost, Work
 
 GAP_IN_DECODE_STEPS = 3.0  # default gap between two tokens of a stream, in steps without prefill
+FIXED_COSTS = 5.0  # times a call's fixed cost that it may take by default, so that a fifth at most is lost
 MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
 MAX_CALL_S = 1.0  # that a call may be expected to take, if need be with fewer tokens than the next
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
@@ -80,12 +83,14 @@ class PrefillBudget:
             spent_s: seconds since the streams got their last tokens.
         """
         cost = self._prefill.now
-        return Room(cost, self._seconds(decoding) - spent_s - cost.fixed, max_tokens)
+        return Room(cost, self._seconds(decoding, cost.fixed) - spent_s - cost.fixed, max_tokens)
 
-    def _seconds(self, decoding: Work) -> float:
+    def _seconds(self, decoding: Work, fixed_s: float) -> float:
         """From the streams' last tokens to the beginning of the next decode."""
         if decoding.calls == 0:
             return MAX_PREFILL_S
         decode_s = self._decode.seconds(decoding)
-        gap_s = GAP_IN_DECODE_STEPS * decode_s if self._itl_slo_s is None else self._itl_slo_s
-        return min(gap_s - decode_s, MAX_CALL_S)
+        if self._itl_slo_s is not None:
+            return min(self._itl_slo_s - decode_s, MAX_CALL_S)
+        most_s = max((GAP_IN_DECODE_STEPS - 1.0) * decode_s, min(FIXED_COSTS * fixed_s, MAX_PREFILL_S))
+        return min(most_s, MAX_CALL_S)
