@@ -19,7 +19,8 @@ from takeoff.ipc.messages import Load
 from takeoff.models.store import Store
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Task
-from takeoff.service.reader import Commands, Launch
+from takeoff.service.launch import Launch
+from takeoff.service.reader import Commands
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 
