@@ -9,7 +9,9 @@ were computed with one adapter are wrong under any other.
                      (times it was wanted, each halved with every half-life since) / bytes of the snapshot
 
 A half-life is four times as many bytes of new snapshots as the arena holds. Seconds would not do: a busy
-server would remember what is over for a thousand requests, and an idle one forget what comes back next.
+server would remember what is over for a thousand requests, and an idle one forget what comes back next. A
+snapshot that takes the place of shorter ones begins anew: if a conversation were worth more for each turn
+that it had, new ones would find no room beside the old.
 
 Nobody knows yet what a newcomer is worth. So it may drive out what is worth more, down to half of the
 arena: there the next turn of a new conversation finds its beginning. The more valuable half stays, so that a
@@ -173,14 +175,15 @@ class PrefixCache:
     def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
         """Whether there would be room, once all went that may go for a newcomer of so much value per byte."""
         used = self._arena.used_bytes - sum(entry.region.reserved_bytes for entry in covered)
-        others = [entry for entry in self._tree if entry not in covered]
-        for entry in sorted(others, key=self._value):
+        if used + num_bytes <= self._arena.size_bytes:
+            return True
+        for entry in sorted(set(self._tree).difference(covered), key=self._value):
+            if not self._may_go(self._value(entry), limit, used):
+                return False
+            used -= entry.region.reserved_bytes
             if used + num_bytes <= self._arena.size_bytes:
                 return True
-            if not self._may_go(self._value(entry), limit, used):
-                break
-            used -= entry.region.reserved_bytes
-        return used + num_bytes <= self._arena.size_bytes
+        return False
 
     def _may_go(self, value: float, limit: float | None, used_bytes: int) -> bool:
         """Whether what is worth least of `used_bytes` gives way to a newcomer of `limit` value per byte."""
