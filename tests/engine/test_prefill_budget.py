@@ -26,6 +26,16 @@ def test_beside_few_streams_a_fifth_of_a_call_at_most_is_its_fixed_cost() -> Non
     assert room(one, cost=slow).fitting(0) == pytest.approx(2 * 51 - 50, abs=1), "three steps are longer"
 
 
+def test_a_step_with_drafts_leaves_less_of_the_gap() -> None:
+    budget = PrefillBudget(itl_slo_s=0.100, guess=COST)
+    for _ in range(20):
+        budget.learn_decode(EIGHT, 0.054, has_drafts=True)
+    assert budget.room(EIGHT, spent_s=0.0, max_tokens=2_000).fitting(0) == pytest.approx(100 - 54 - 10, abs=1)
+    for _ in range(20):
+        budget.learn_decode(EIGHT, 0.018)
+    assert budget.room(EIGHT, spent_s=0.0, max_tokens=2_000).fitting(0) == pytest.approx(72, abs=1)
+
+
 def test_a_stated_gap_is_what_decode_and_prefill_share() -> None:
     assert room(EIGHT, itl_slo_s=0.100).fitting(0) == pytest.approx(100 - 18 - 10, abs=1)
 

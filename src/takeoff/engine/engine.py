@@ -163,8 +163,9 @@ class Engine:
             self._advance(seqs, logits)
             self._speculation.learn_decode(seqs, self._clock() - call_started)
         self._told_at = self._clock()
-        if not any(plans):
-            self._budget.learn_decode(work, self._told_at - started)
+        self._budget.learn_decode(
+            work, self._told_at - started, has_drafts=any(plan is not None for plan in plans)
+        )
 
     def _verify(self, seqs: list[Sequence], plan: Plan) -> None:
         """Decode with drafts."""

@@ -21,6 +21,7 @@ FIXED_COSTS = 5.0  # times a call's fixed cost that it may take by default, so t
 MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
 MAX_CALL_S = 1.0  # that a call may be expected to take, if need be with fewer tokens than the next
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
+DRAFTED_WEIGHT = 0.3  # of the newest step in how much longer steps with drafts are
 MIN_STRETCH = 1.25  # but they take at most so many times what they take at a prompt's beginning
 
 
@@ -66,10 +67,14 @@ class PrefillBudget:
         """`itl_slo_s`: the longest gap wanted between tokens; `guess` of the costs, from the warm-up."""
         self._itl_slo_s = itl_slo_s
         self._decode, self._prefill = CallCost(guess), CallCost(guess)
+        self._drafted = 1.0  # times as long as without drafts a step takes, of late
 
-    def learn_decode(self, work: Work, seconds: float) -> None:
-        """A step's decode calls took so long."""
-        self._decode.learn(work, seconds)
+    def learn_decode(self, work: Work, seconds: float, *, has_drafts: bool = False) -> None:
+        """A step's decode calls took so long; with drafts they computed more tokens than `work` says."""
+        times = max(seconds / self._decode.seconds(work), 1.0) if has_drafts else 1.0
+        self._drafted += DRAFTED_WEIGHT * (times - self._drafted)
+        if not has_drafts:
+            self._decode.learn(work, seconds)
 
     def learn_prefill(self, work: Work, seconds: float) -> None:
         """A prefill call took so long."""
@@ -90,7 +95,8 @@ class PrefillBudget:
         if decoding.calls == 0:
             return MAX_PREFILL_S
         decode_s = self._decode.seconds(decoding)
+        next_s = self._drafted * decode_s
         if self._itl_slo_s is not None:
-            return min(self._itl_slo_s - decode_s, MAX_CALL_S)
-        most_s = max((GAP_IN_DECODE_STEPS - 1.0) * decode_s, min(FIXED_COSTS * fixed_s, MAX_PREFILL_S))
+            return min(self._itl_slo_s - next_s, MAX_CALL_S)
+        most_s = max(GAP_IN_DECODE_STEPS * decode_s - next_s, min(FIXED_COSTS * fixed_s, MAX_PREFILL_S))
         return min(most_s, MAX_CALL_S)
