@@ -19,7 +19,7 @@ function(add_takeoff_backend)
     target_compile_options(takeoff-avx2 PRIVATE -mavx2 -mfma -mf16c)
     add_library(ggml-takeoff MODULE ${TAKEOFF_NATIVE}/backend.cpp ${TAKEOFF_NATIVE}/attention.cpp
         $<TARGET_OBJECTS:takeoff-avx512> $<TARGET_OBJECTS:takeoff-avx2>)
-    target_compile_definitions(ggml-takeoff PRIVATE GGML_BACKEND_DL GGML_BACKEND_BUILD)
+    target_compile_definitions(ggml-takeoff PRIVATE GGML_BACKEND_DL GGML_BACKEND_BUILD GGML_BACKEND_SHARED)
     target_link_libraries(ggml-takeoff PRIVATE ggml-base OpenMP::OpenMP_CXX)
     foreach(target takeoff-avx512 takeoff-avx2 ggml-takeoff)
         target_compile_features(${target} PRIVATE cxx_std_17)
