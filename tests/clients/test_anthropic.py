@@ -21,7 +21,7 @@ from takeoff.http.anthropic.bodies import CountTokensBody, MessagesBody, PromptB
 LIMIT_S = 120  # against hanging only
 GREEDY = {"temperature": 0}  # which the package takes only beside its own parameters
 HI = {"role": "user", "content": "hi"}
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "one message": [HI],
     "turns": [

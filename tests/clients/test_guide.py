@@ -41,6 +41,6 @@ def test_the_guides_manifest_serves_a_chat_and_an_embedding_model(manifest: Path
         params = {"state": "live", "wait": "60"}
         assert requests.get(f"{url}/healthz", params=params, timeout=LIMIT_S).status_code == 200
         answer = requests.post(f"{url}/generate", json={"text": "hi"}, timeout=LIMIT_S).json()
-        assert answer == {"text": "Hello! How can I assist you today?"}
+        assert answer == {"text": "Hello there! How can I assist you today?"}
         body = {"text": "hi", "consumer_group": "embed"}
         assert len(requests.post(f"{url}/embed", json=body, timeout=LIMIT_S).json()["result"]) == 384

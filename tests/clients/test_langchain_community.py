@@ -13,7 +13,7 @@ from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment, Raised
 
 HI = "hi"
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 FRENCH = "Say hello in French."
 CLASSES = ["TitanTakeoff", "TitanTakeoffPro"]
 Call = Callable[..., Any]
@@ -74,7 +74,7 @@ def test_a_batch_is_answered_in_order(llm: Call) -> None:
 
 
 def test_its_stop_words_cut_the_text(llm: Call) -> None:
-    assert llm("invoke", HI, stop=[" can"]) == "Hello! How"
+    assert llm("invoke", HI, stop=[" can"]) == "Hello there! How"
 
 
 def test_an_error_reaches_its_user_with_the_servers_words(llm: Call) -> None:

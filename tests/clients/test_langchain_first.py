@@ -12,7 +12,7 @@ from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment, Raised
 
 HI = "hi"
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 THREE = "List three colours, each on a line of its own."
 Call = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from tests.cli.test_serve import LIMIT_S
 from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment
 
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to "hi"
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to "hi"
 ANN = "Ann is 30 years old. Write her name and age."
 Call = Callable[..., Any]
 
@@ -44,7 +44,7 @@ def test_invoke_batch_and_streams_say_the_same(call: Call, settings: dict[str, A
     chat = "langchain_openai.ChatOpenAI"
     told = call(chat, "hi", settings=settings, method="invoke")
     assert told["content"] == HELLO
-    assert told["usage_metadata"]["total_tokens"] == told["usage_metadata"]["input_tokens"] + 10
+    assert told["usage_metadata"]["total_tokens"] == told["usage_metadata"]["input_tokens"] + 11
     together = call(chat, ["hi"] * 3, settings=settings, method="batch")
     assert [each["content"] for each in together] == [HELLO] * 3
     streamed = call("langchain_openai_calls.stream", settings, "hi")

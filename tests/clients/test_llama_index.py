@@ -10,7 +10,7 @@ from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment
 
 HI = [("user", "hi")]
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 ANN = "Ann is 30 years old. Write her name and age."
 Call = Callable[..., Any]
 

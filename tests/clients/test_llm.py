@@ -10,7 +10,7 @@ import pytest
 from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment
 
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to "hi"
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to "hi"
 ENTRIES = """
 - model_id: takeoff
   model_name: primary
@@ -44,7 +44,7 @@ def test_a_prompt_is_answered_streamed_or_not_and_logged_with_its_tokens(llm: Ll
     logged = json.loads(llm("logs", "--json"))
     assert [each["response"] for each in logged] == [HELLO, HELLO]
     assert len({(each["input_tokens"], each["output_tokens"]) for each in logged}) == 1
-    assert logged[0]["output_tokens"] == 10
+    assert logged[0]["output_tokens"] == 11
 
 
 def test_a_text_is_completed(llm: Llm) -> None:

@@ -19,7 +19,7 @@ from tests.clients.environments import Environment
 CHAT = "chat.completions.create"
 COMPLETION = "completions.create"
 HI = {"role": "user", "content": "hi"}
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 FRANCE = "The capital of France is"
 SPAIN = "The capital of Spain is"
 USAGE = {"include_usage": True}
@@ -147,13 +147,13 @@ def test_several_choices_are_of_one_prompt_each_and_the_seeds_own(call: Call) ->
 
 def test_the_fields_of_a_chat_are_obeyed(call: Call) -> None:
     stopped = call("ask", CHAT, **chat(stop=[" assist", "zzz"]))
-    assert text_of(stopped) == "Hello! How can I"
+    assert text_of(stopped) == "Hello there! How can I"
     assert stopped["choices"][0]["finish_reason"] == "stop"
-    assert joined(call("ask_stream", CHAT, **chat(stop=" assist"))) == "Hello! How can I"
+    assert joined(call("ask_stream", CHAT, **chat(stop=" assist"))) == "Hello there! How can I"
     biased = call("ask", CHAT, **chat(max_tokens=3, logit_bias={"28": 100}))
     assert text_of(biased) == ",,,"
     cut = call("ask", CHAT, **chat(max_tokens=None, max_completion_tokens=2))
-    assert (text_of(cut), cut["choices"][0]["finish_reason"]) == ("Hello!", "length")
+    assert (text_of(cut), cut["choices"][0]["finish_reason"]) == ("Hello there", "length")
     seeded = chat(temperature=1, n=2, seed=5)
     texts = [choice["message"]["content"] for choice in call("ask", CHAT, **seeded)["choices"]]
     again = [choice["message"]["content"] for choice in call("ask_async", CHAT, **seeded)["choices"]]

@@ -12,7 +12,7 @@ from tests.clients.doors import HOST, Doors
 from tests.clients.environments import Environment
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "openai-clients.md"
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to "hi"
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to "hi"
 
 
 def code_of(chapter: str, doors: Doors) -> list[str]:

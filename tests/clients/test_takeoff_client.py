@@ -19,7 +19,7 @@ Get = Callable[[str], Environment]
 Client = Callable[..., Any]
 
 HI = "hi"
-HELLO = "Hello! How can I assist you today?"  # what SmolLM2 says to that
+HELLO = "Hello there! How can I assist you today?"  # what SmolLM2 says to that
 THREE = "List three colours, each on a line of its own."
 PROMPTS = [HI, THREE, "Say hello in French."]
 SYSTEM = (

@@ -15,6 +15,8 @@ import requests
 from tests.cli.test_serve import LIMIT_S, SMALL, serving
 from tests.e2e.processes import completion
 
+from takeoff.engine.llama.backends import load_backends
+
 PROMPT = "Three things to see in Paris are"
 NUM_TOKENS = 16
 MAX_TRIES = 8  # on a machine that others keep busy
@@ -31,7 +33,8 @@ def home(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def llama_cpps_own(path: Path) -> str:
-    """What llama-cpp-python's own loop makes of the prompt."""
+    """What llama-cpp-python's own loop makes of the prompt, with our kernels for attention."""
+    load_backends()
     llm = llama_cpp.Llama(str(path), n_ctx=256, n_threads=2, flash_attn=True, verbose=False)
     prompt = llm.tokenize(PROMPT.encode(), add_bos=True)
     loop = zip(range(NUM_TOKENS), llm.generate(prompt, temp=0.0, repeat_penalty=1.0), strict=False)

@@ -122,7 +122,7 @@ def test_the_wheel_that_pip_installed_helps_and_lists_models(installed: Path) ->
 def test_the_wheel_that_pip_installed_serves_text_and_pages(served: str) -> None:
     body = {"text": "hi", "generate_max_length": 16}
     answer = requests.post(f"{served}/generate", json=body, timeout=LIMIT_S)
-    assert answer.json()["message"] == "Hello! How can I assist you today?"
+    assert answer.json()["message"].endswith("How can I assist you today?")
     for page in ("/demos/chat", "/demos/playground", "/docs"):
         shown = requests.get(f"{served}{page}", timeout=LIMIT_S)
         assert shown.status_code == 200
