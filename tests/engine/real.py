@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader
 from takeoff.engine.llama.kernels import LlamaKernels
@@ -54,6 +56,10 @@ class RealEngine:
             n_outputs=16,
         )
         self.kernels = LlamaKernels(load, lambda share: None)
+        if deterministic and flash_attention and not self.kernels.attends_exactly():  # as engine.process
+            self.kernels.close()
+            load = msgspec.structs.replace(load, flash_attention=False)
+            self.kernels = LlamaKernels(load, lambda share: None)
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)
