@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader
-from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.kernels import make_kernels
 from takeoff.ipc.messages import Image, Load, Lora, PlacedImage, SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -55,11 +53,7 @@ class RealEngine:
             speculation=speculation,
             n_outputs=16,
         )
-        self.kernels = LlamaKernels(load, lambda share: None)
-        if deterministic and flash_attention and not self.kernels.attends_exactly():  # as engine.process
-            self.kernels.close()
-            load = msgspec.structs.replace(load, flash_attention=False)
-            self.kernels = LlamaKernels(load, lambda share: None)
+        load, self.kernels = make_kernels(load, lambda share: None)
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)

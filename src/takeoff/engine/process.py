@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
 from takeoff.engine.disk_tier import DiskNews, Opened, Read, Written, hash_files
 from takeoff.engine.engine import Engine
@@ -103,16 +101,12 @@ class EngineProcess:
                 engine.fail_running(f"a step of the engine failed: {exc}")
 
     def _make_engine(self, load: Load, inbox: Inbox[ToEngine | _Job | DiskNews]) -> Engine:
-        from takeoff.engine.llama.kernels import LlamaKernels
+        from takeoff.engine.llama.kernels import make_kernels
         from takeoff.engine.llama.library import engine_build
 
         hashes = hash_files(load) if load.disk_cache_bytes and load.disk_cache_folder else None
-        kernels = LlamaKernels(load, lambda share: self._channel.send(Progress(share)))
+        load, kernels = make_kernels(load, lambda share: self._channel.send(Progress(share)))
         if load.deterministic:
-            if load.flash_attention and not kernels.attends_exactly():
-                kernels.close()
-                load = msgspec.structs.replace(load, flash_attention=False)
-                kernels = LlamaKernels(load, lambda _share: None)
             check_invariance(kernels, [lora.name for lora in load.loras])
         engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)))
         if hashes is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
@@ -20,6 +21,21 @@ from takeoff.engine.llama.projector import MtmdProjector
 from takeoff.engine.llama.rows import Rows
 from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load, SlotClass
+
+
+def make_kernels(load: Load, on_progress: Callable[[float], None]) -> tuple[Load, LlamaKernels]:
+    """The kernels of an engine, and `load` as they really are: deterministic ones may have to go without
+    fused attention.
+
+    Raises:
+        ModelError: as `LlamaKernels` does.
+    """
+    kernels = LlamaKernels(load, on_progress)
+    if load.deterministic and load.flash_attention and not kernels.attends_exactly():
+        kernels.close()
+        load = msgspec.structs.replace(load, flash_attention=False)
+        kernels = LlamaKernels(load, lambda _share: None)
+    return load, kernels
 
 
 class LlamaKernels:
