@@ -11,45 +11,32 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import time
 from unittest import mock
 
 import msgspec
-import numpy as np
 
 from takeoff.engine.llama import backends
-from takeoff.engine.llama.kernels import LlamaKernels
-from takeoff.engine.llama.pace import load_of
+from takeoff.engine.llama.pace import Pace, load_of
 from takeoff.engine.llama.rows import Rows
 from takeoff.models.machine import read_machine
-from takeoff.models.optimize.pace import Setup
+from takeoff.models.optimize.pace import Order, Setup
 
 WORK = ((1, 256), (1, 1800), (8, 256), (8, 900), (32, 256), (32, 900))
 SLICE_TOKENS = 32
 ROUNDS, STEPS = 5, 4
 
 
-class Side:
+class Side(Pace):
     """A model whose slots hold `depth` tokens each."""
 
     def __init__(self, path: str, streams: int, depth: int) -> None:
         setup = Setup(path, streams, 2048, 512, True, "f16", read_machine().cores)
-        load = msgspec.structs.replace(load_of(setup), n_ctx_slot=depth + 64)
-        self._kernels = LlamaKernels(load, lambda _share: None)
-        self._streams, self._depth = streams, depth
-        self._kernels.forward([Rows(0, 0, self._tokens(depth), True)])
-        self._snapshot = np.empty(self._kernels.snapshot_bytes(0), np.uint8)
-        self._kernels.save(0, self._snapshot)
+        super().__init__(msgspec.structs.replace(load_of(setup), n_ctx_slot=depth + 64), depth)
+        self._order = Order(streams, STEPS, setup.threads)
 
     def step_s(self) -> float:
         """Seconds of a step of all sequences."""
-        for slot in range(self._streams):
-            self._kernels.restore(slot, self._snapshot)
-        times = [
-            self._time([Rows(slot, self._depth + step, [7], True) for slot in range(self._streams)])
-            for step in range(STEPS + 1)
-        ]
-        return statistics.median(times[1:])  # the first of a size is slower
+        return statistics.median(self.seconds(self._order))
 
     def slice_s(self) -> float:
         """Seconds of the next SLICE_TOKENS of one prompt."""
@@ -58,14 +45,6 @@ class Side:
 
     def close(self) -> None:
         self._kernels.close()
-
-    def _tokens(self, number: int) -> list[int]:
-        return [(place * 131) % (self._kernels.n_vocab - 300) + 256 for place in range(number)]
-
-    def _time(self, work: list[Rows]) -> float:
-        began = time.perf_counter()
-        self._kernels.forward(work)
-        return time.perf_counter() - began
 
 
 def compare(path: str, streams: int, depth: int) -> str:

@@ -21,12 +21,13 @@ from takeoff.models.optimize.pace import DEPTH, N_CTX_SLOT, PREFILL_TOKENS, READ
 
 
 class Pace:
-    """A model whose slots hold DEPTH tokens each."""
+    """A model whose slots hold `depth` tokens each."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._kernels = LlamaKernels(load_of(setup), lambda _share: None)
-        self._kernels.set_threads(setup.threads)
-        self._kernels.forward([Rows(0, 0, self._tokens(DEPTH), True)])
+    def __init__(self, load: Load, depth: int) -> None:
+        self._kernels = LlamaKernels(load, lambda _share: None)
+        self._depth = depth
+        self._kernels.set_threads(load.n_threads)
+        self._kernels.forward([Rows(0, 0, self._tokens(depth), True)])
         self._snapshot = np.empty(self._kernels.snapshot_bytes(0), np.uint8)
         self._kernels.save(0, self._snapshot)
 
@@ -39,7 +40,9 @@ class Pace:
         for slot in range(order.streams):
             self._kernels.restore(slot, self._snapshot)
         return [
-            self._time([Rows(slot, DEPTH + step, self._tokens(1), True) for slot in range(order.streams)])
+            self._time(
+                [Rows(slot, self._depth + step, self._tokens(1), True) for slot in range(order.streams)]
+            )
             for step in range(order.steps + 1)
         ][1:]
 
@@ -74,7 +77,7 @@ def load_of(setup: Setup) -> Load:
 def serve_orders() -> None:
     """Load the setup and time what is ordered, until standard input ends."""
     die_with_parent()
-    pace = Pace(msgspec.json.decode(sys.argv[1], type=Setup))
+    pace = Pace(load_of(msgspec.json.decode(sys.argv[1], type=Setup)), DEPTH)
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
