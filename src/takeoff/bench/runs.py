@@ -223,10 +223,13 @@ async def clients_leave(target: Target, prompts: Prompts) -> Outcome:
 async def leave_mid_stream(target: Target, prompts: Prompts) -> Outcome:
     """Of sixteen streams every other is left at a piece of chance; the rest go on to their ends.
 
+    Those that are left could go on for so long that even pieces of many tokens don't end them before.
     `freed`: seconds from the last stream's end until the server's own metrics show no open request.
     """
     work = [
-        Work(prompts.text(32), 128, leave_after=prompts.number(8, 64) if place % 2 else None)
+        Work(prompts.text(32), 512, leave_after=prompts.number(4, 32))
+        if place % 2
+        else Work(prompts.text(32), 128)
         for place in range(16)
     ]
     traces = await at_once(target, work)
