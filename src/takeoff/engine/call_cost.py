@@ -40,7 +40,7 @@ class Cost(NamedTuple):
 class Work(NamedTuple):
     """What one call computes, or several."""
 
-    calls: int
+    calls: int  # passes over the weights
     tokens: int
     pairs: int  # of a token and one before it
 

@@ -42,6 +42,7 @@ from takeoff.request import FinishReason, TokenEvent
 logger = logging.getLogger(__name__)
 
 KEPT_SCRATCH_BYTES = 64 << 20  # of what a move between slots goes through; more is given back
+SCRATCH_TOKENS = 1024  # whose state fits in from the start: fresh pages take ten times as long as the copy
 
 Deliver = Callable[[list[TokenEvent]], None]
 
@@ -65,11 +66,11 @@ class Engine:
         self.prefixes = PrefixSharing(
             self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
         )
-        self._scratch = np.empty(0, np.uint8)
         itl_slo_s = load.itl_slo_ms / 1e3 if load.itl_slo_ms else None
         self._speculation = Speculation(
             kernels, self.counters, load.num_outputs, is_on=load.speculation, itl_slo_s=itl_slo_s, clock=clock
         )
+        self._scratch: NDArray[np.uint8]
         self._budget = PrefillBudget(itl_slo_s=itl_slo_s, guess=self._warm_up())
         self._told_at = 0.0  # when the streams got their last tokens, by the clock
 
@@ -180,7 +181,7 @@ class Engine:
     def _prefill(self) -> None:
         room = self._prefill_room()
         while slices := self._scheduler.prefill(room):
-            work = Work.of((piece.seq.num_computed_tokens, piece.size) for piece in slices)
+            work = _prefill_work(slices)
             started = self._clock()
             with self.counters.timed("prefill", tokens=work.tokens):
                 rows = [_rows(piece) for piece in slices]
@@ -257,7 +258,7 @@ class Engine:
         return scratch[: self.kernels.save(seq.slot, scratch)]
 
     def _warm_up(self) -> Cost:
-        """Touch every weight once; returns the budget's first guess."""
+        """Touch every weight once, and the scratch buffer; returns the budget's first guess."""
         token_ids = [self.kernels.eog_token_ids[0] if self.kernels.eog_token_ids else 0] * 32
         pos, seconds = 0, []
         for size in (2, 2, 32):
@@ -265,6 +266,8 @@ class Engine:
             self._forward([Rows(0, pos, token_ids[:size], True)], self._load.n_threads_prefill)
             seconds.append(self._clock() - started)
             pos += size
+        num_bytes = self.kernels.snapshot_bytes(0) * SCRATCH_TOKENS // pos
+        self._scratch = np.full(min(num_bytes, KEPT_SCRATCH_BYTES), 0, np.uint8)
         self.kernels.clear(0)
         return guessed((2, seconds[1]), (32, seconds[2]))
 
@@ -273,6 +276,12 @@ def _decode_work(decoding: list[Sequence]) -> Work:
     """What it takes to decode one token of each."""
     num_calls = len({(seq.slot_class, seq.lora) for seq in decoding})
     return Work.of(((seq.num_computed_tokens, 1) for seq in decoding), num_calls)
+
+
+def _prefill_work(slices: list[Slice]) -> Work:
+    """What it takes to compute slices together: a pass for each length."""
+    num_passes = len({piece.size for piece in slices})
+    return Work.of(((piece.seq.num_computed_tokens, piece.size) for piece in slices), num_passes)
 
 
 def _rows(piece: Slice) -> Rows:

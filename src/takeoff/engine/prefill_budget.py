@@ -5,19 +5,22 @@ of tokens of each sequence), so a step is two calls: one that decodes every runn
 tokens are delivered at once, and one that prefills. The gap between two tokens of a stream is the
 time of that prefill, of the next decode, and of what lies between; what the last two leave of the
 longest gap is the prefill's. But where few decode, a step is hardly longer than what any call costs, and
-slices that fit would be mostly that: who waits would wait for nothing. Costs are learnt from the calls as
-they come (`CallCost`).
+slices that fit would be mostly that: who waits would wait for nothing, and gaps that nobody sees may be
+longer. Costs are learnt from the calls as they come (`CallCost`).
+
+Of slices of several sequences llama.cpp computes as many tokens together as the shortest has, then what
+is left of the others: each length that is different costs a pass over the weights of its own.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from takeoff.engine.call_cost import CallCost, Cost, Work
 
 GAP_IN_DECODE_STEPS = 3.0  # default gap between two tokens of a stream, in steps without prefill
-FIXED_COSTS = 5.0  # times a call's fixed cost that it may take by default, so that a fifth at most is lost
+UNSEEN_GAP_S = 0.05  # nobody reads twenty tokens a second
 MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
 MAX_CALL_S = 1.0  # that a call may be expected to take, if need be with fewer tokens than the next
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
@@ -32,24 +35,37 @@ class Room:
     cost: Cost
     seconds: float  # after the call's fixed cost; may be negative
     tokens: int
-    is_empty: bool = True  # nothing is in the call yet
+    lengths: set[int] = field(default_factory=set)  # of the slices that are in the call
 
-    def fitting(self, start: int) -> int:
-        """Tokens of a sequence that fit, from position `start` on; of an empty call at least one."""
-        size = self._within(self.seconds, start)
-        if self.is_empty:
-            least_s = min(
-                MIN_STRETCH * MIN_PREFILL_TOKENS * self.cost.per_token, MAX_CALL_S - self.cost.fixed
-            )
-            size = max(size, min(MIN_PREFILL_TOKENS, self._within(least_s, start)), 1)
-        return min(size, self.tokens)
+    def fitting(self, start: int, wanted: int) -> int:
+        """Tokens of a sequence that fit, of `wanted` from position `start` on.
+
+        Of an empty call at least one; of another one 0 where they, or what they leave, are too few to be
+        worth a pass.
+        """
+        if not self.lengths:
+            size = max(self._within(self.seconds, start), self._least(start))
+            return min(size, wanted, self.tokens)
+        size = min(self._within(self.seconds - self.cost.fixed, start), wanted)
+        if size < min(wanted, MIN_PREFILL_TOKENS):
+            size = 0
+        most = self._within(self.seconds, start)
+        alike = (n for n in self.lengths if n <= most and (n == wanted or n + MIN_PREFILL_TOKENS <= wanted))
+        return min(max([size, *alike]), self.tokens)
 
     def take(self, start: int, size: int) -> None:
         """Use it for `size` tokens of a sequence from position `start` on."""
+        if self.lengths and size not in self.lengths:
+            self.seconds -= self.cost.fixed
         work = Work.of([(start, size)])
         self.seconds -= self.cost.per_token * work.tokens + self.cost.per_pair * work.pairs
         self.tokens -= size
-        self.is_empty = False
+        self.lengths.add(size)
+
+    def _least(self, start: int) -> int:
+        """What a call holds even where there is no time: nobody waits for ever."""
+        least_s = min(MIN_STRETCH * MIN_PREFILL_TOKENS * self.cost.per_token, MAX_CALL_S - self.cost.fixed)
+        return max(min(MIN_PREFILL_TOKENS, self._within(least_s, start)), 1)
 
     def _within(self, seconds: float, start: int) -> int:
         """The largest size whose slice takes at most so long: the root of a quadratic."""
@@ -88,9 +104,9 @@ class PrefillBudget:
             spent_s: seconds since the streams got their last tokens.
         """
         cost = self._prefill.now
-        return Room(cost, self._seconds(decoding, cost.fixed) - spent_s - cost.fixed, max_tokens)
+        return Room(cost, self._seconds(decoding) - spent_s - cost.fixed, max_tokens)
 
-    def _seconds(self, decoding: Work, fixed_s: float) -> float:
+    def _seconds(self, decoding: Work) -> float:
         """From the streams' last tokens to the beginning of the next decode."""
         if decoding.calls == 0:
             return MAX_PREFILL_S
@@ -98,5 +114,5 @@ class PrefillBudget:
         next_s = self._drafted * decode_s
         if self._itl_slo_s is not None:
             return min(self._itl_slo_s - next_s, MAX_CALL_S)
-        most_s = max(GAP_IN_DECODE_STEPS * decode_s - next_s, min(FIXED_COSTS * fixed_s, MAX_PREFILL_S))
-        return min(most_s, MAX_CALL_S)
+        gap_s = max(GAP_IN_DECODE_STEPS * decode_s, UNSEEN_GAP_S)
+        return min(max(gap_s - next_s, decode_s), MAX_CALL_S)

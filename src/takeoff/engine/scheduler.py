@@ -185,8 +185,8 @@ class Scheduler:
         """
         slices: list[Slice] = []
         for seq in self._prefill_order():
-            size = room.fitting(seq.num_computed_tokens)
-            if slices and (self._exact_slices or size < 2):
+            size = room.fitting(seq.num_computed_tokens, seq.num_pending_tokens)
+            if slices and (self._exact_slices or size == 0):
                 break
             piece = Slice(seq, self._slice_size(seq, size))
             is_alone = piece.image is not None or piece.wants_all
