@@ -1,17 +1,22 @@
-// A backend of ggml for the one operation that a processor spends its time on when texts are long: attention.
+// A backend of ggml for the two operations that a processor spends its time on: products with quantised weights, and
+// attention, which is most of it when texts are long. For both, a row's result depends on its own inputs only: not on
+// how many rows a call has, nor on the number of threads.
 //
-// ggml's own kernel goes through a sequence's keys and values once for each query head, a pair of a query and a key
+// ggml's own kernels for Q4_1 and Q8_0 read and unpack a row of weights again for each row of activations, or each few.
+// This one unpacks sixteen rows of weights once, and multiplies all activations with them, sixteen results at a time.
+//
+// ggml's own kernel for attention goes through a sequence's keys and values once for each query head, a pair of a query and a key
 // at a time. This one takes the heads that share keys and values together, and sixteen (AVX-512) or eight (AVX2)
-// pairs at once. It computes with 32-bit floats throughout, and a row's result depends on its query, keys and values
-// only: not on how many rows a call has, nor on the number of threads.
+// pairs at once. It computes with 32-bit floats throughout.
 //
 // ggml gives a node to the first backend that takes it, so whatever is not taken here stays where it was: other types
-// of cache, sinks, soft caps, ALiBi, other processors.
+// of weights and of cache, sinks, soft caps, ALiBi, other processors.
 //
 // Sources: M. N. Rabe and C. Staats, Self-attention does not need O(n^2) memory, arXiv 2112.05682 (sums relative to
 // the largest score so far); src/ggml-backend-impl.h and src/ggml-blas/ggml-blas.cpp of ggml (what a backend is).
 
 #include "attention.h"
+#include "product.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
@@ -24,12 +29,14 @@ namespace {
 
 constexpr const char * NAME = "Takeoff";
 
-std::atomic<uint64_t> num_attended{0};  // calls of attention that were computed here
+std::atomic<uint64_t> num_attended{0}, num_multiplied{0};  // calls that were computed here
 
 struct State {
     takeoff::Kernel kernel;
     int n_threads = 1;
     std::vector<float> workspace = {};
+    std::vector<char> product_workspace = {};
+    const ggml_tensor * rounded = nullptr;  // the inputs that it holds, within a graph
 };
 
 float parameter(const ggml_tensor * node, int number) {
@@ -38,7 +45,7 @@ float parameter(const ggml_tensor * node, int number) {
     return value;
 }
 
-bool takes(const ggml_tensor * node) {
+bool takes_attention(const ggml_tensor * node) {
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
     const bool is_plain = parameter(node, 1) == 0.0f && parameter(node, 2) == 0.0f && node->src[4] == nullptr;
     const bool has_types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16
@@ -50,6 +57,15 @@ bool takes(const ggml_tensor * node) {
     return is_plain && has_types && has_rows && is_shared_evenly && takeoff::find_kernel().attend != nullptr;
 }
 
+bool takes_product(const ggml_tensor * node) {
+    const ggml_tensor *weights = node->src[0], *inputs = node->src[1];
+    const bool is_flat = weights->ne[2] == 1 && weights->ne[3] == 1 && inputs->ne[2] == 1 && inputs->ne[3] == 1;
+    const bool has_types = takeoff::is_known(weights->type) && inputs->type == GGML_TYPE_F32;
+    const bool has_rows = ggml_is_contiguous(weights) && inputs->nb[0] == sizeof(float)
+        && weights->ne[0] % takeoff::BLOCK == 0 && weights->ne[1] % takeoff::TILE_ROWS == 0;
+    return is_flat && has_types && has_rows && takeoff::find_multiplier().multiply != nullptr;
+}
+
 // --- a backend: computes graphs of nodes that it takes ---
 
 const char * backend_name(ggml_backend_t) { return NAME; }
@@ -59,16 +75,35 @@ void free_backend(ggml_backend_t backend) {
     delete backend;
 }
 
+void attend(State & state, ggml_tensor * node) {
+    const takeoff::Attention call(node);
+    const size_t size = takeoff::workspace_size(call, state.kernel, state.n_threads);
+    if (state.workspace.size() < size) state.workspace.resize(size);
+    takeoff::compute(call, state.kernel, state.n_threads, state.workspace.data());
+    ++num_attended;
+}
+
+// Nodes that follow each other often have the same inputs: those of gate and up, or of keys and values.
+void multiply(State & state, ggml_tensor * node) {
+    const takeoff::Product call(node);
+    const size_t size = takeoff::workspace_size(call, state.n_threads);
+    if (state.product_workspace.size() < size) {
+        state.product_workspace.resize(size);
+        state.rounded = nullptr;
+    }
+    const bool is_rounded = state.rounded == call.inputs;
+    takeoff::compute(call, takeoff::find_multiplier(), state.n_threads, state.product_workspace.data(), is_rounded);
+    state.rounded = call.inputs;
+    ++num_multiplied;
+}
+
 ggml_status compute_graph(ggml_backend_t backend, ggml_cgraph * graph) {
     State & state = *static_cast<State *>(backend->context);
+    state.rounded = nullptr;
     for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         ggml_tensor * node = ggml_graph_node(graph, i);
-        if (node->op != GGML_OP_FLASH_ATTN_EXT) continue;  // a view: nothing to compute
-        const takeoff::Attention call(node);
-        const size_t size = takeoff::workspace_size(call, state.kernel, state.n_threads);
-        if (state.workspace.size() < size) state.workspace.resize(size);
-        ++num_attended;
-        takeoff::compute(call, state.kernel, state.n_threads, state.workspace.data());
+        if (node->op == GGML_OP_FLASH_ATTN_EXT) attend(state, node);
+        if (node->op == GGML_OP_MUL_MAT) multiply(state, node);
     }
     return GGML_STATUS_SUCCESS;
 }
@@ -113,7 +148,8 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor * node) {
         case GGML_OP_VIEW:
         case GGML_OP_PERMUTE:
         case GGML_OP_TRANSPOSE: return true;
-        case GGML_OP_FLASH_ATTN_EXT: return takes(node);
+        case GGML_OP_FLASH_ATTN_EXT: return takes_attention(node);
+        case GGML_OP_MUL_MAT: return takes_product(node);
         default: return false;
     }
 }
@@ -143,9 +179,12 @@ ggml_backend_dev_t get_device(ggml_backend_reg_t registry, size_t) {
 
 uint64_t count_attended() { return num_attended; }
 
+uint64_t count_multiplied() { return num_multiplied; }
+
 void * get_function(ggml_backend_reg_t, const char * wanted) {
     if (std::strcmp(wanted, "ggml_backend_set_n_threads") == 0) return reinterpret_cast<void *>(set_n_threads);
     if (std::strcmp(wanted, "takeoff_num_attended") == 0) return reinterpret_cast<void *>(count_attended);
+    if (std::strcmp(wanted, "takeoff_num_multiplied") == 0) return reinterpret_cast<void *>(count_multiplied);
     return nullptr;
 }
 

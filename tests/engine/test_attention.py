@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.engine.attention_call import AttentionCall
+from tests.engine.ggml_call import AttentionCall
 from tests.engine.real import RealEngine
 
 from takeoff.engine.llama.rows import Rows

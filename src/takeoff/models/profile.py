@@ -21,6 +21,7 @@ from takeoff.errors import ModelError
 from takeoff.models import disk
 from takeoff.models.cpu_features import STAMP_NAME, find_build, read_cpu_features
 from takeoff.models.machine import Machine
+from takeoff.models.own_kernels import own_build
 from takeoff.models.stored import StoredModel
 from takeoff.models.variants import (
     discard_variants,
@@ -124,11 +125,14 @@ def engine_build() -> str:
         name = f"llama-cpp-python {version('llama-cpp-python')}"
     except PackageNotFoundError:
         return "none"
+    words = [name]
+    if (own := own_build()) is not None:
+        words.append(f"own kernels {own}")
     folder = find_build()
     stamp = folder / STAMP_NAME if folder is not None else None
-    if stamp is None or not stamp.is_file():
-        return name
-    return " ".join([name, *stamp.read_text(errors="replace").split()])
+    if stamp is not None and stamp.is_file():
+        words += stamp.read_text(errors="replace").split()
+    return " ".join(words)
 
 
 def save_profile(model: StoredModel, home: Path, profile: Profile) -> None:

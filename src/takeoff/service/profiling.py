@@ -16,6 +16,7 @@ from takeoff.models.optimize.automatic import (
     faster_format,
     make_automatic_profile,
 )
+from takeoff.models.own_kernels import own_types
 from takeoff.models.profile import (
     PROFILE_FILE,
     Fingerprint,
@@ -142,7 +143,8 @@ def _make(
     if model.sha256 is None or not _is_free(model_place(model, home) / PROFILE_FILE):
         return False
     gguf = read_gguf(model.path)
-    recipe = faster_format(gguf, fast_types(frozenset(fingerprint.cpu_features), fingerprint.processor))
+    features = frozenset(fingerprint.cpu_features)
+    recipe = faster_format(gguf, fast_types(features, fingerprint.processor, own_types(features)))
     if recipe is None:
         return False
     if model.file_bytes > MAX_FILE_BYTES:

@@ -26,8 +26,11 @@ def file_of(**types: str) -> GgufFile:
     return GgufFile(Path("m.gguf"), 0, {}, {}, (*tensors, norm))
 
 
-def test_the_default_model_becomes_q8_0(smollm2_path: Path) -> None:
-    recipe = faster_format(read_gguf(smollm2_path), AVX2)
+def test_the_default_model_becomes_q8_0_where_none_of_ours_is_for_it(smollm2_path: Path) -> None:
+    model = read_gguf(smollm2_path)
+    own = fast_types(frozenset({"avx", "avx2", "fma"}), "x86_64", frozenset({"Q4_1", "Q8_0"}))
+    assert faster_format(model, own) is None
+    recipe = faster_format(model, AVX2)
     assert recipe == Recipe("Q8_0", "Q8_0", ((r"^token_embd\.weight$", "Q8_0"),))
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp's kernels where they are files of their own, and ours for attention.
+"""llama.cpp's kernels where they are files of their own, and ours for attention and for products.
 
 A build for any processor (GGML_BACKEND_DL, GGML_CPU_ALL_VARIANTS) brings a library for each kind and
 uses none until it is told to choose; an ordinary build has its kernels linked in. Our own, made of the
@@ -17,8 +17,6 @@ import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation 
 
 logger = logging.getLogger(__name__)
 
-OURS = "libggml-takeoff.so"
-
 
 def load_backends() -> None:
     """Choose the kernels that suit this processor best, unless some are there already; then add ours."""
@@ -31,8 +29,8 @@ def load_backends() -> None:
 
 
 def load_ours() -> None:
-    """Add our kernels for attention, once; contexts made afterwards compute with them."""
-    path = Path(C._base_path) / OURS
+    """Add our kernels, once; contexts made afterwards compute with them."""
+    path = Path(C._base_path) / FILE
     if not path.is_file() or has_ours():
         return
     load = C._lib.ggml_backend_load
@@ -48,12 +46,21 @@ def has_ours() -> bool:
 
 def num_attended() -> int:
     """How many times our kernels have computed a layer's attention in this process."""
+    return _count(b"takeoff_num_attended")
+
+
+def num_multiplied() -> int:
+    """How many times they have multiplied a matrix of weights."""
+    return _count(b"takeoff_num_multiplied")
+
+
+def _count(name: bytes) -> int:
     registry = _registry()
     if registry is None:
         return 0
     find = C._lib.ggml_backend_reg_get_proc_address
     find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
-    count = ctypes.CFUNCTYPE(ctypes.c_uint64)(find(registry, b"takeoff_num_attended"))
+    count = ctypes.CFUNCTYPE(ctypes.c_uint64)(find(registry, name))
     return int(count())
 
 

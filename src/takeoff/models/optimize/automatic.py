@@ -42,10 +42,13 @@ _FAST_X86 = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "IQ4_NL", "
 _FAST_ARM = frozenset({"F32", "F16", "Q8_0", "Q4_0", "IQ4_NL", "Q4_K", "Q5_K", "Q6_K", "MXFP4"})
 
 
-def fast_types(features: frozenset[str], processor: str) -> frozenset[str]:
-    """Types that compute fast on a processor with these features; none where we don't know."""
+def fast_types(features: frozenset[str], processor: str, own: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Types that compute fast on a processor with these features; none where we don't know.
+
+    `own`: those that our kernels compute there (`own_types`).
+    """
     if processor in ("x86_64", "AMD64") and "avx2" in features:
-        return _FAST_X86 | ({"Q2_K"} if "avx512f" in features else set())
+        return _FAST_X86 | own | ({"Q2_K"} if "avx512f" in features else set())
     if processor in ("aarch64", "arm64") and features & {"asimddp", "dotprod"}:
         return _FAST_ARM
     return frozenset()

@@ -14,7 +14,7 @@ from takeoff.models.variants import Recipe
 from takeoff.settings import ReaderSettings
 
 WIDE_BITS = 16  # a source of as many bits can become any format without being requantised
-FORMATS = ("Q8_0", "BF16", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_NL", "Q4_0")
+FORMATS = ("Q8_0", "Q4_1", "BF16", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_NL", "Q4_0")
 MIXED_IN = ("IQ4_NL", "Q4_0")  # of a few tensors, where the whole model would lose too much
 PREFIX = "opt-"  # of the names of variants that a search makes
 UBATCHES = (256, 1024)
