@@ -15,6 +15,8 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as C  # noqa: N812  (the C API, as its documentation calls it)
 
+from takeoff.models.own_kernels import FILE
+
 logger = logging.getLogger(__name__)
 
 
