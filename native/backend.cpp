@@ -4,6 +4,7 @@
 //
 // ggml's own kernels for Q4_1 and Q8_0 read and unpack a row of weights again for each row of activations, or each few.
 // This one unpacks sixteen rows of weights once, and multiplies all activations with them, sixteen results at a time.
+// A single row with Q8_0 is left to ggml, unless a row must have the same bits alone as beside others.
 //
 // ggml's own kernel for attention goes through a sequence's keys and values once for each query head, a pair of a query and a key
 // at a time. This one takes the heads that share keys and values together, and sixteen (AVX-512) or eight (AVX2)
@@ -30,6 +31,7 @@ namespace {
 constexpr const char * NAME = "Takeoff";
 
 std::atomic<uint64_t> num_attended{0}, num_multiplied{0};  // calls that were computed here
+std::atomic<bool> takes_every_row{false};  // also what ggml computes faster, for the sake of equal bits
 
 struct State {
     takeoff::Kernel kernel;
@@ -63,7 +65,8 @@ bool takes_product(const ggml_tensor * node) {
     const bool has_types = takeoff::is_known(weights->type) && inputs->type == GGML_TYPE_F32;
     const bool has_rows = ggml_is_contiguous(weights) && inputs->nb[0] == sizeof(float)
         && weights->ne[0] % takeoff::BLOCK == 0 && weights->ne[1] % takeoff::TILE_ROWS == 0;
-    return is_flat && has_types && has_rows && takeoff::find_multiplier().multiply != nullptr;
+    const bool is_faster = inputs->ne[1] > 1 || weights->type != GGML_TYPE_Q8_0;
+    return is_flat && has_types && has_rows && (is_faster || takes_every_row) && takeoff::find_multiplier().multiply != nullptr;
 }
 
 // --- a backend: computes graphs of nodes that it takes ---
@@ -181,10 +184,13 @@ uint64_t count_attended() { return num_attended; }
 
 uint64_t count_multiplied() { return num_multiplied; }
 
+void take_every_row() { takes_every_row = true; }
+
 void * get_function(ggml_backend_reg_t, const char * wanted) {
     if (std::strcmp(wanted, "ggml_backend_set_n_threads") == 0) return reinterpret_cast<void *>(set_n_threads);
     if (std::strcmp(wanted, "takeoff_num_attended") == 0) return reinterpret_cast<void *>(count_attended);
     if (std::strcmp(wanted, "takeoff_num_multiplied") == 0) return reinterpret_cast<void *>(count_multiplied);
+    if (std::strcmp(wanted, "takeoff_take_every_row") == 0) return reinterpret_cast<void *>(take_every_row);
     return nullptr;
 }
 

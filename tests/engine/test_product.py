@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,17 @@ class TestProducts:
     def test_every_matrix_of_the_default_model_is_multiplied_by_them(self, smollm2_path: Path) -> None:
         engine = RealEngine(smollm2_path, n_slots=2, n_ctx_slot=64)
         before = num_multiplied()
-        engine.kernels.forward([Rows(0, 0, [1, 2, 3], True)])
-        assert num_multiplied() - before == 30 * 7 + 1
+        engine.kernels.forward([Rows(0, 0, [1, 2, 3], False), Rows(1, 0, [1, 2, 3], True)])
+        assert num_multiplied() - before >= 30 * 7
         engine.close()
+
+    def test_single_rows_with_q8_0_are_left_to_ggml_but_for_the_sake_of_equal_bits(self) -> None:
+        """In a process of its own: it can't be taken back."""
+        code = (
+            "from tests.engine.test_product import Q8_0, arrays, product\n"
+            "from takeoff.engine.llama.backends import multiply_every_row\n"
+            "call = product(Q8_0, *arrays(32, 64, 1))\n"
+            "print(call.is_taken()); multiply_every_row(); print(call.is_taken())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "True"]

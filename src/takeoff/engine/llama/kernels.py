@@ -14,7 +14,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
-from takeoff.engine.llama.backends import num_attended
+from takeoff.engine.llama.backends import multiply_every_row, num_attended
 from takeoff.engine.llama.context import LlamaContext
 from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.projector import MtmdProjector
@@ -51,6 +51,8 @@ class LlamaKernels:
             ModelError: llama.cpp refused a file, memory for a context was not to be had, or the model's
                 state can't move between slots of two sizes.
         """
+        if load.deterministic:
+            multiply_every_row()
         self._contexts: list[LlamaContext] = []
         self._context_of: list[LlamaContext] = []  # by slot
         self._model = LlamaModel(load, on_progress)
