@@ -105,6 +105,7 @@ ggml_status compute_graph(ggml_backend_t backend, ggml_cgraph * graph) {
     state.rounded = nullptr;
     for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         ggml_tensor * node = ggml_graph_node(graph, i);
+        if (ggml_is_empty(node)) continue;  // such as the logits of a call that wants none
         if (node->op == GGML_OP_FLASH_ATTN_EXT) attend(state, node);
         if (node->op == GGML_OP_MUL_MAT) multiply(state, node);
     }

@@ -83,6 +83,8 @@ class GgmlCall:
 
     def _array(self, tensor: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size == 0:
+            return np.empty(shape, dtype)
         memory = (ctypes.c_uint8 * size).from_address(self._address(tensor))
         return np.frombuffer(memory, dtype).reshape(shape)
 

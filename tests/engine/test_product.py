@@ -102,6 +102,11 @@ class TestProducts:
         for first, last in ((0, 1), (7, 9), (11, 24), (3, 40)):
             assert np.array_equal(computed(weights, kind, activations[first:last]), whole[first:last])
 
+    def test_a_call_without_inputs_has_no_results(self) -> None:
+        """As the last product of a call that wants no logits."""
+        weights, _ = arrays(32, 64, 1)
+        assert computed(weights, Q4_1, np.empty((0, 64), np.float32)).shape == (0, 32)
+
     def test_what_is_nothing_stays_nothing(self) -> None:
         weights, activations = arrays(16, 64, 3)
         activations[1] = 0

@@ -57,7 +57,7 @@ def num_multiplied() -> int:
 
 
 def multiply_every_row() -> None:
-    """Let our kernels multiply single rows where ggml's are faster, too: bits are then the same in every batch."""
+    """Let our kernels multiply single rows, too, where ggml's are faster: for equal bits in every batch."""
     _call(b"takeoff_take_every_row", None)
 
 
