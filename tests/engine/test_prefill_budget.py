@@ -24,8 +24,8 @@ def test_by_default_a_gap_lasts_three_decode_steps() -> None:
 
 
 def test_beside_few_streams_a_gap_may_be_what_nobody_sees() -> None:
-    one = Work(1, 1, 0)  # 11 ms
-    assert fitting(room(one)) == pytest.approx(50 - 11 - 10, abs=1)
+    one, quick = Work(1, 1, 0), COST._replace(fixed=0.003)  # 4 ms
+    assert fitting(room(one, cost=quick)) == pytest.approx(30 - 4 - 3, abs=1)
     assert fitting(room(EIGHT)) == pytest.approx(2 * 18 - 10, abs=1), "three steps are longer"
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from takeoff.engine.call_cost import CallCost, Cost, Work
 
 GAP_IN_DECODE_STEPS = 3.0  # default gap between two tokens of a stream, in steps without prefill
-UNSEEN_GAP_S = 0.05  # nobody reads twenty tokens a second
+UNSEEN_GAP_S = 0.03  # nobody reads thirty tokens a second
 MAX_PREFILL_S = 0.1  # with nothing to decode: how long a cancellation may go unnoticed
 MAX_CALL_S = 1.0  # that a call may be expected to take, if need be with fewer tokens than the next
 MIN_PREFILL_TOKENS = 16  # smaller calls cost nearly as much; prefill always makes progress
