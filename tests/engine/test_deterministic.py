@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.engine.real import RealEngine
 
+from takeoff.ipc.messages import Submit
 from takeoff.request import SamplingParams
 
 NUM_REQUESTS = 200
@@ -100,6 +101,22 @@ def test_two_hundred_requests_give_the_same_bytes_alone_and_under_thirty_two_nei
     assert all(len(tokens) == each.params.max_new_tokens for tokens, each in zip(apart, asked, strict=True))
     different = [number for number in range(NUM_REQUESTS) if apart[number] != together[number]]
     assert different == []
+
+
+def test_a_resubmitted_request_goes_on_bit_by_bit_as_it_would_have(fresh_engine: RealEngine) -> None:
+    engine = fresh_engine
+    prompt = [random.Random(5).randrange(100, 40_000) for _ in range(300)]
+    params = SamplingParams(temperature=1.5, max_new_tokens=60, ignore_eos=True, seed=8, logprobs=0)
+    engine.complete(20_000, prompt, params, tenant="alone")
+    told = [each for event in engine.events[20_000] for each in event.logprobs]
+    emitted = engine.token_ids(20_000)[:40]
+    for stranger in range(3):
+        engine.submit(
+            20_001 + stranger, [7] * 50, SamplingParams(max_new_tokens=30, seed=1), tenant="stranger"
+        )
+    engine.engine.submit(Submit(20_010, prompt, params, "again", emitted_token_ids=emitted))
+    engine.run_until_idle()
+    assert [each for event in engine.events[20_010] for each in event.logprobs] == told[40:]
 
 
 def test_a_prefix_from_the_cache_changes_nothing(fresh_engine: RealEngine) -> None:

@@ -382,6 +382,18 @@ def test_a_resubmitted_request_goes_on_where_it_was() -> None:
     assert run.completion(1) == full[3:]
 
 
+def test_deterministic_resubmission_computes_what_was_emitted_token_by_token_and_tells_the_rest() -> None:
+    prompt, full = prompt_of(50), expected_completion(prompt_of(50), 8)
+    run = Run(1, deterministic=True)
+    run.engine.submit(Submit(1, prompt, replace(GREEDY, logprobs=0), "", emitted_token_ids=full[:5]))
+    run.finish()
+    assert run.completion(1) == full[5:]
+    assert all(event.token_ids for event in run.events[1])
+    assert run.kernels.prefilled_tokens == 50, "as at first, and none of the completion with them"
+    told = [each.token.token_id for event in run.events[1] for each in event.logprobs]
+    assert told == full[5:]
+
+
 def test_the_end_of_text_is_never_shown_and_stop_strings_are_cut() -> None:
     run = Run(1)
     prompt = prompt_of(50)

@@ -21,6 +21,8 @@ def arrived(
     now: float,
     constraint: ConstraintState | None = None,
     prompt: Prompt | None = None,
+    *,
+    token_by_token: bool = False,
 ) -> Sequence:
     """The sequence of a request. What was emitted before counts as said: it is computed, not sent again.
 
@@ -30,6 +32,8 @@ def arrived(
         now: the engine's clock.
         constraint: its grammar, compiled.
         prompt: its tokens with its images in them; None: it has no images.
+        token_by_token: compute what was emitted as it was at first, each token in a step of its own: computed
+            together, as a prompt is, their keys and values differ in the last bits.
     """
     params = message.sampling
     prompt = prompt or Prompt(message.prompt_token_ids)
@@ -47,14 +51,18 @@ def arrived(
     accepts = None if constraint is None else partial(constraint.accepts, controls=controls)
     piece = showing(controls, kernels.piece) if controls else kernels.piece
     text = TextStream(piece, params.stop, params.stop_tokens, accepts)
-    for token_id in message.emitted_token_ids:
+    told, again = message.emitted_token_ids, list[int]()
+    if token_by_token:
+        told, again = again, told
+    for token_id in told:
         text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
         sampling.append(token_id)
     return Sequence(
         request_id=message.request_id,
         scope=Scope(message.tenant, message.lora),
         params=params,
-        token_ids=[*prompt.token_ids, *message.emitted_token_ids],
+        token_ids=[*prompt.token_ids, *told],
+        to_say_again=again[::-1],
         num_prompt_tokens=len(prompt.token_ids),
         max_completion_tokens=room,
         spans=prompt.spans,

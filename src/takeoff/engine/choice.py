@@ -41,6 +41,8 @@ class Chooser:
 
     def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
         """Append a token to its sequence and say what it means for the client."""
+        if seq.to_say_again:
+            return self._say_again(seq)
         if token_id is None:
             return ended(seq, FinishReason.FAILED, error=_dead_end(seq))
         may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
@@ -58,8 +60,19 @@ class Chooser:
             return ended(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
         return _event(seq, (token_id,), text)
 
+    def _say_again(self, seq: Sequence) -> TokenEvent:
+        """Append the next token that the client has already: no news."""
+        token_id = seq.to_say_again.pop()
+        may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
+        seq.token_ids.append(token_id)
+        seq.sampling.append(token_id)
+        seq.text.push(token_id, may_stop=may_stop)
+        return TokenEvent(request_id=seq.request_id)
+
     def _with_logprobs(self, event: TokenEvent, seq: Sequence, own: OwnLogprobs, row: int) -> TokenEvent:
         """`event` with what the model says of its token, and of the prompt's before the first."""
+        if not event.token_ids:
+            return event
         told = [own.of(row, token_id, seq.params.logprobs or 0) for token_id in event.token_ids]
         if seq.params.prompt_logprobs and seq.num_completion_tokens == 1:
             first = seq.token_ids[0]

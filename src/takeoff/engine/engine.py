@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from takeoff.engine.arrival import arrived
-from takeoff.engine.call_cost import Cost, Work, guessed
+from takeoff.engine.call_cost import Cost, guessed
+from takeoff.engine.calls import decode_work, prefill_work, rows_of
 from takeoff.engine.choice import Chooser, ended
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
@@ -34,8 +35,8 @@ from takeoff.engine.scheduler import Scheduler, Slice
 from takeoff.engine.sequence import Sequence
 from takeoff.engine.slots import Move
 from takeoff.engine.speculation import Plan, Speculation
-from takeoff.errors import EngineFailed
 from takeoff.ipc.arena import Arena
+from takeoff.ipc.beacon import Beacon
 from takeoff.ipc.messages import Load, Submit
 from takeoff.request import FinishReason, TokenEvent
 
@@ -51,9 +52,15 @@ class Engine:
     """Continuous batching over one set of kernels. One thread calls it."""
 
     def __init__(
-        self, load: Load, kernels: Kernels, deliver: Deliver, clock: Callable[[], float] = time.perf_counter
+        self,
+        load: Load,
+        kernels: Kernels,
+        deliver: Deliver,
+        clock: Callable[[], float] = time.perf_counter,
+        beacon: Beacon | None = None,
     ) -> None:
-        """`deliver` is called with the news of every call, in order; `clock` tells seconds."""
+        """`deliver` gets the news of every call, in order; `clock` says seconds; `beacon` tells of calls."""
+        self._beacon = beacon or Beacon()
         self.counters = Counters()
         self._load, self._clock = load, clock
         self.kernels = kernels
@@ -90,7 +97,8 @@ class Engine:
         self, message: Submit, constraint: ConstraintState | None = None, prompt: Prompt | None = None
     ) -> None:
         """Queue a request; see `arrived`."""
-        self._scheduler.add(arrived(message, self.kernels, self._clock(), constraint, prompt))
+        now, exact = self._clock(), self._load.deterministic
+        self._scheduler.add(arrived(message, self.kernels, now, constraint, prompt, token_by_token=exact))
 
     def cancel(self, request_id: int) -> None:
         """End a request now, wherever it is; unknown ids have ended already."""
@@ -150,15 +158,16 @@ class Engine:
     def _decode(self, decoding: list[Sequence]) -> None:
         groups = [list(group) for _, group in groupby(decoding, key=lambda seq: (seq.slot_class, seq.lora))]
         plans = self._speculation.plan(groups, self._room_left)
-        work, started = _decode_work(decoding), self._clock()
+        work, started = decode_work(decoding), self._clock()
         for seqs, plan in zip(groups, plans, strict=True):
             if plan is not None:
                 self._verify(seqs, plan)
                 continue
             call_started = self._clock()
             with self.counters.timed("decode", tokens=len(seqs)):
-                rows = [_rows(Slice(seq, 1)) for seq in seqs]
-                logits = self._forward(rows, self._load.n_threads, seqs[0].lora)
+                rows = [rows_of(Slice(seq, 1)) for seq in seqs]
+                expected_s = self._budget.decode_s(decode_work(seqs))
+                logits = self._forward(seqs, self._load.n_threads, expected_s, rows)
             for seq in seqs:
                 seq.num_computed_tokens += 1
             self._advance(seqs, logits)
@@ -170,7 +179,8 @@ class Engine:
 
     def _verify(self, seqs: list[Sequence], plan: Plan) -> None:
         """Decode with drafts."""
-        forward = partial(self._forward, n_threads=self._load.n_threads, lora=seqs[0].lora)
+        expected_s = self._budget.decode_s(decode_work(seqs, plan.num_tokens))
+        forward = partial(self._forward, seqs, self._load.n_threads, expected_s)
         self._deliver(self._speculation.verify(seqs, plan, forward, self._choose))
 
     def _room_left(self, seq: Sequence) -> int:
@@ -181,11 +191,12 @@ class Engine:
     def _prefill(self) -> None:
         room = self._prefill_room()
         while slices := self._scheduler.prefill(room):
-            work = _prefill_work(slices)
+            work = prefill_work(slices)
             started = self._clock()
             with self.counters.timed("prefill", tokens=work.tokens):
-                rows = [_rows(piece) for piece in slices]
-                logits = self._forward(rows, self._load.n_threads_prefill, slices[0].seq.lora)
+                rows, seqs = [rows_of(piece) for piece in slices], [piece.seq for piece in slices]
+                expected_s = self._budget.prefill_s(work)
+                logits = self._forward(seqs, self._load.n_threads_prefill, expected_s, rows)
             if slices[0].wants_all:  # takes more for a token, and is rare: nothing to learn from
                 logits = self._note_prompt(slices[0], logits)
             else:
@@ -203,7 +214,7 @@ class Engine:
         """What the next prefill call may take."""
         spent_s = self._clock() - self._told_at
         max_tokens = self._load.n_batch - self._load.n_slots
-        decoding = _decode_work(self._scheduler.decoding())
+        decoding = decode_work(self._scheduler.decoding())
         return self._budget.room(decoding, spent_s=spent_s, max_tokens=max_tokens)
 
     def _note_prompt(self, piece: Slice, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -218,14 +229,20 @@ class Engine:
         seq.prompt_logprobs += of_prompt(logits, following, seq.params.logprobs or 0, self.kernels.piece)
         return logits[-1:] if piece.completes_prompt else logits[:0]
 
-    def _forward(self, work: list[Rows], n_threads: int, lora: str | None = None) -> NDArray[np.float32]:
+    def _forward(
+        self, seqs: list[Sequence], n_threads: int, expected_s: float, work: list[Rows]
+    ) -> NDArray[np.float32]:
+        """Compute `work`, some of each of `seqs`."""
         self.kernels.set_threads(n_threads)
-        return self.kernels.forward(work, lora)
+        with self._beacon.call([seq.request_id for seq in seqs], expected_s):
+            return self.kernels.forward(work, seqs[0].lora)
 
     def _advance(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> None:
         """Choose the next token of each, from `logits` [len(seqs), n_vocab], and tell the news."""
-        if seqs:
-            self._deliver(self._choose(seqs, logits))
+        events = self._choose(seqs, logits) if seqs else []
+        news = [event for event in events if event.token_ids or event.finish_reason is not None]
+        if news:
+            self._deliver(news)
 
     def _choose(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> list[TokenEvent]:
         """The same, but returns the news: whoever ends with its token has left already."""
@@ -263,31 +280,11 @@ class Engine:
         pos, seconds = 0, []
         for size in (2, 2, 32):
             started = self._clock()
-            self._forward([Rows(0, pos, token_ids[:size], True)], self._load.n_threads_prefill)
+            self.kernels.set_threads(self._load.n_threads_prefill)
+            self.kernels.forward([Rows(0, pos, token_ids[:size], True)])
             seconds.append(self._clock() - started)
             pos += size
         num_bytes = self.kernels.snapshot_bytes(0) * SCRATCH_TOKENS // pos
         self._scratch = np.full(min(num_bytes, KEPT_SCRATCH_BYTES), 0, np.uint8)
         self.kernels.clear(0)
         return guessed((2, seconds[1]), (32, seconds[2]))
-
-
-def _decode_work(decoding: list[Sequence]) -> Work:
-    """What it takes to decode one token of each."""
-    num_calls = len({(seq.slot_class, seq.lora) for seq in decoding})
-    return Work.of(((seq.num_computed_tokens, 1) for seq in decoding), num_calls)
-
-
-def _prefill_work(slices: list[Slice]) -> Work:
-    """What it takes to compute slices together: a pass for each length."""
-    num_passes = len({piece.size for piece in slices})
-    return Work.of(((piece.seq.num_computed_tokens, piece.size) for piece in slices), num_passes)
-
-
-def _rows(piece: Slice) -> Rows:
-    seq = piece.seq
-    if seq.slot is None:
-        raise EngineFailed(f"request {seq.request_id} was planned without a slot")
-    start = seq.num_computed_tokens
-    token_ids = seq.token_ids[start : start + piece.size]
-    return Rows(seq.slot, start, token_ids, piece.completes_prompt, piece.image, piece.wants_all)

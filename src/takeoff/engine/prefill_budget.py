@@ -96,6 +96,14 @@ class PrefillBudget:
         """A prefill call took so long."""
         self._prefill.learn(work, seconds)
 
+    def decode_s(self, work: Work) -> float:
+        """Seconds that decode calls are expected to take."""
+        return self._decode.seconds(work)
+
+    def prefill_s(self, work: Work) -> float:
+        """Seconds that a prefill call is expected to take."""
+        return self._prefill.seconds(work)
+
     def room(self, decoding: Work, *, spent_s: float, max_tokens: int) -> Room:
         """What the next prefill call may hold.
 

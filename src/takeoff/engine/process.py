@@ -25,6 +25,7 @@ from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.spinning import bound_spinning
 from takeoff.engine.standing_back import stand_back
 from takeoff.errors import InvalidRequest, PromptTooLong, TakeoffError
+from takeoff.ipc.beacon import Beacon, Lane, open_beacon
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import (
     Cancel,
@@ -63,6 +64,7 @@ class EngineProcess:
         self._channel = channel
         self._to_compile: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._to_read: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._beacon = Beacon()
         self._in_work: set[int] = set()  # ids of requests whose grammar or images are not ready
 
     def run(self) -> None:
@@ -72,6 +74,7 @@ class EngineProcess:
             ChannelClosed: the parent is gone.
         """
         load = receive_first(self._channel, Load)
+        self._beacon = open_beacon(load.beacon_fd)
         inbox: Inbox[ToEngine | _Job | DiskNews] = Inbox(self._channel)
         started = time.perf_counter()
         try:
@@ -80,7 +83,7 @@ class EngineProcess:
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.told))
             return
-        start_beating(self._channel, lambda: _beat(engine))
+        start_beating(self._channel, self._beacon, lambda: _beat(engine))
         self._channel.send(self._loaded(engine, time.perf_counter() - started))
         self._start(self._compile, engine.kernels, inbox)
         if reader is not None:
@@ -108,7 +111,7 @@ class EngineProcess:
         load, kernels = make_kernels(load, lambda share: self._channel.send(Progress(share)))
         if load.deterministic:
             check_invariance(kernels, [lora.name for lora in load.loras])
-        engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)))
+        engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)), beacon=self._beacon)
         if hashes is not None:
             engine.prefixes.open_disk(load, engine_build(), hashes, inbox.put)
         return engine
@@ -183,7 +186,9 @@ class EngineProcess:
         while True:
             job = self._to_compile.get()
             assert job.submit.grammar is not None, "only constrained requests come here"
-            inbox.put(replace(job, constraint=compiler.compile(job.submit.grammar)))
+            with self._beacon.at_work([job.submit.request_id], Lane.COMPILE):
+                constraint = compiler.compile(job.submit.grammar)
+            inbox.put(replace(job, constraint=constraint))
 
     def _read_images(
         self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job | DiskNews]
@@ -196,7 +201,8 @@ class EngineProcess:
             if request_id not in self._in_work:
                 continue
             try:
-                prompt = reader.place(job.submit.prompt_token_ids, job.submit.images)
+                with self._beacon.at_work([request_id], Lane.IMAGES):
+                    prompt = reader.place(job.submit.prompt_token_ids, job.submit.images)
                 if len(prompt.token_ids) >= n_ctx_slot:
                     raise PromptTooLong.beyond(len(prompt.token_ids), n_ctx_slot)
             except InvalidRequest as exc:

@@ -46,6 +46,7 @@ class Sequence:
     spans: tuple[ImageSpan, ...] = ()  # the images of the prompt, by their places
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
     predicted_token_ids: list[int] = field(default_factory=list)  # what the client thinks will come
+    to_say_again: list[int] = field(default_factory=list)  # tokens that its client has, the next one last
     drafter: Drafter | None = None  # follows its text, once speculation looks at it
     balance_steps: float = 0.0  # decode steps that drafts have saved it, or cost it
 

@@ -59,6 +59,7 @@ class Load(Message, frozen=True):
     cache_bytes: int  # budget of the prefix cache's snapshots in RAM
     itl_slo_ms: float | None  # longest gap a prefill may cause; None: a multiple of the decode step
     turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
+    beacon_fd: int | None = None  # file of its beacon; None: nobody watches
     loras: list[Lora] = []  # names differ
     projector_path: str | None = None  # makes tokens of images; None: the model reads no images
     disk_cache_bytes: int = 0  # budget of the snapshots on disk
@@ -171,6 +172,7 @@ class LoadEncoder(Message, frozen=True):
     batch_duration_s: float  # a text waits this long for others at most
     max_tokens: int | None  # of one text; None: what the model takes. A longer one is refused
     turns_fd: int | None = None
+    beacon_fd: int | None = None
 
 
 class EncoderLoaded(Message, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import os
 import signal
@@ -13,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from takeoff.ipc.beacon import Beacon
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.lifeline import die_with_parent
 from takeoff.ipc.messages import Heartbeat
 
-HEARTBEAT_S = 0.5
+BEAT_S = 0.1
+BEATS_PER_MESSAGE = 5
 
 Incoming = TypeVar("Incoming")
 First = TypeVar("First")
@@ -91,15 +94,17 @@ class Inbox(Generic[Incoming]):
             os._exit(0)  # nobody is left to answer
 
 
-def start_beating(channel: Channel[Any, Any], beat: Callable[[], Heartbeat]) -> None:
-    """Send a heartbeat again and again, from a thread of its own: a long step is no death."""
+def start_beating(channel: Channel[Any, Any], beacon: Beacon, beat: Callable[[], Heartbeat]) -> None:
+    """Beat in the beacon, and now and then send what `beat` says; in a thread: a long step is no death."""
 
     def send() -> None:
-        while True:
-            try:
-                channel.send(beat())
-            except ChannelClosed:
-                os._exit(0)
-            time.sleep(HEARTBEAT_S)
+        for number in itertools.count():
+            beacon.beat()
+            if number % BEATS_PER_MESSAGE == 0:
+                try:
+                    channel.send(beat())
+                except ChannelClosed:
+                    os._exit(0)
+            time.sleep(BEAT_S)
 
     threading.Thread(target=send, name="heartbeat", daemon=True).start()

@@ -14,6 +14,7 @@ from takeoff.engine.encoder.encoder import Encoder
 from takeoff.engine.encoder.model import Model
 from takeoff.engine.spinning import bound_spinning
 from takeoff.errors import ModelError, TakeoffError
+from takeoff.ipc.beacon import open_beacon
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import EncoderLoaded, FromEncoder, Heartbeat, LoadEncoder, LoadFailed, ToEncoder
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
@@ -36,7 +37,7 @@ def serve(channel: Channel[ToEncoder, FromEncoder]) -> None:
     encoder = Encoder(load, model, channel.send)
     load_s = time.perf_counter() - started
     channel.send(EncoderLoaded(os.getpid(), model.num_dimensions, model.max_tokens, model.labels, load_s))
-    start_beating(channel, lambda: _beat(encoder))
+    start_beating(channel, open_beacon(load.beacon_fd), lambda: _beat(encoder))
     while True:
         for message in inbox.take():
             if isinstance(message, LoadEncoder):
