@@ -56,11 +56,13 @@ class Stream:
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
+            "stream_options": {"include_usage": True},
         }
         self.answer = requests.post(f"{url}/v1/completions", json=body, stream=True, timeout=LIMIT_S)
         assert self.answer.status_code == 200, self.answer.text
         self.text = ""
         self.error: str | None = None
+        self.num_tokens = 0  # as the server says at the end
         self.is_whole = False  # [DONE] came
         self._pieces = self._read()
 
@@ -85,6 +87,8 @@ class Stream:
                 event = json.loads(data)
                 if "error" in event:
                     self.error = event["error"]["message"]
+                elif event.get("usage"):
+                    self.num_tokens = event["usage"]["completion_tokens"]
                 else:
                     piece = event["choices"][0]["text"]
                     self.text += piece

@@ -26,7 +26,7 @@ from tests.models.lora_files import write_lora
 from tests.models.vision_files import write_projector
 
 import takeoff
-from takeoff.errors import EngineFailed, InvalidRequest, ModelError, NotReady, SettingsError
+from takeoff.errors import InvalidRequest, ModelError, NotReady, SettingsError
 from takeoff.python import Sampling
 from takeoff.request import SamplingParams
 
@@ -288,15 +288,17 @@ def test_it_can_be_used_twice_and_ends_with_its_block_an_exception_or_the_object
     assert children() == before
 
 
-def test_an_engine_that_is_killed_fails_its_call_and_serves_the_next(llm: takeoff.LLM) -> None:
-    stream = llm.stream("Once", chat_template=False, ignore_eos=True, max_new_tokens=450)
-    next(stream)
+def test_an_engine_that_is_killed_delays_its_calls_and_no_more(llm: takeoff.LLM) -> None:
+    greedy: Sampling = {"max_new_tokens": 200, "temperature": 0.0, "ignore_eos": True}
+    whole = llm.generate("Once", chat_template=False, **greedy)
+    stream = llm.stream("Once", chat_template=False, **greedy)
+    text = next(stream)
     engines = [child for child in children() if "takeoff.engine.process" in child.cmdline()]
     for engine in engines:
         engine.kill()
-    with pytest.raises(EngineFailed, match="SIGKILL"):
-        list(stream)
-    assert llm.generate("Hi", max_new_tokens=2)
+    text += "".join(stream)
+    assert text[:20] == whole[:20]
+    assert len(text) > len(whole) / 2, "it goes on to its end, perhaps in other words"
 
 
 PROGRAM = """

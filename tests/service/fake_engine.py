@@ -1,7 +1,8 @@
 """An engine process of scripted tokens: speaks the protocol, computes nothing.
 
 `fake_engine.py [--step-ms N] [--load-error TEXT] [--die-loading] FD`. Token ids count from 1, the
-text of token n is "n ". It serves all requests at once and stops when its socket closes.
+text of token n is "n ". It serves all requests at once and stops when its socket closes. Of a prompt with the
+token POISON it dies before the next token, of one with SLOW_POISON after three.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from takeoff.ipc.messages import (
 from takeoff.request import FinishReason, TokenEvent
 
 N_VOCAB = 50_000
+POISON = 40_001
+SLOW_POISON = 40_002
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
         match command:
             case Submit(request_id=request_id):
                 running[request_id] = command
-                emitted[request_id] = 0
+                emitted[request_id] = len(command.emitted_token_ids)
             case Cancel(request_id=request_id) if request_id in running:
                 del running[request_id]
                 channel.send(Step([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)]))
@@ -85,8 +88,10 @@ def _step(
 ) -> None:
     events = []
     for request_id, submit in list(running.items()):
-        emitted[request_id] += 1
-        n = emitted[request_id]
+        n = emitted[request_id] + 1
+        if POISON in submit.prompt_token_ids or (SLOW_POISON in submit.prompt_token_ids and n > 3):
+            os.abort()
+        emitted[request_id] = n
         is_last = n == submit.sampling.max_new_tokens
         if is_last:
             del running[request_id]

@@ -149,9 +149,9 @@ def test_a_reserved_group_waits_for_a_reader_and_others_do_not() -> None:
     asyncio.run(run())
 
 
-def test_one_engines_death_fails_only_its_own_requests() -> None:
+def test_one_engines_death_without_replay_fails_only_its_own_requests() -> None:
     async def run() -> None:
-        async with running_service("--step-ms=10", n_ctx_slot=1_000) as service:
+        async with running_service("--step-ms=10", n_ctx_slot=1_000, replay=False) as service:
             other = launch(service, 1_000, group="g2", reader_id="r2")
             await service.wait_ready()
             kept = await service.generate(make_request(max_new_tokens=30))
@@ -210,14 +210,16 @@ def test_an_encoding_ends_once_when_it_is_refused_left_or_lost() -> None:
             await asyncio.sleep(0.05)
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
-            with pytest.raises(EngineFailed, match="died while serving"):
+            beside = asyncio.create_task(service.encode(embed("hang", "not")))
+            with pytest.raises(EngineFailed, match="dies of this request, which it computed alone"):
                 await service.encode(embed("die"))
+            assert (await beside).vectors == [[4.0, 1.0], [3.0, 1.0]]
             assert await service.encode(embed("one")) is not None
             ended = service.tally.num_ended
             assert (ended[FinishReason.FAILED], ended[FinishReason.CANCELLED], ended[FinishReason.STOP]) == (
                 2,
                 1,
-                1,
+                2,
             )
             assert_balanced(service)
 

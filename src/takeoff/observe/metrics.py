@@ -62,6 +62,9 @@ class Metrics:
         self.engine_restarts = Counter(
             "takeoff_engine_restarts", "Engine processes that died", registry=registry
         )
+        self.replayed = Counter(
+            "takeoff_requests_replayed", "Requests that were given to another engine", registry=registry
+        )
         self.preparer_restarts = Counter(
             "takeoff_preparer_restarts", "Preparer processes that were late or died", registry=registry
         )

@@ -88,6 +88,12 @@ class Child(Generic[Incoming, Outgoing]):
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def signal(self) -> int | None:
+        """That ended it; None: it runs, or ended by itself."""
+        code = self._process.returncode
+        return -code if code is not None and code < 0 else None
+
     async def stop(self) -> str:
         """Close the socket, which is the order to end; kill what does not. Returns how it ended."""
         self.channel.close()

@@ -22,6 +22,7 @@ from takeoff.ipc.messages import (
 from takeoff.request import EncodeRequest, Encoding, FinishReason, Text
 from takeoff.service.admission import Admission
 from takeoff.service.child import ERRORS
+from takeoff.service.engine_watch import Death
 from takeoff.service.reader import Reader
 from takeoff.service.tally import Tally
 
@@ -43,6 +44,7 @@ class Accepted:
 
 @dataclass(eq=False, slots=True)
 class _Asked:
+    question: Question
     reader: Reader
     answer: asyncio.Future[Answer]
 
@@ -112,6 +114,18 @@ class Encodings:
         else:
             asked.answer.set_result(message)
 
+    def survive(self, death: Death, reader: Reader) -> None:
+        """Keep what `reader` has in work for its next engine; only what killed the last one is ended."""
+        culprit = reader.quarantine.died(death.in_call, is_crash=death.is_crash)
+        asked = None if culprit is None else self._open.get(culprit)
+        if asked is not None and not asked.answer.done():
+            error = f"the engine dies of this request, which it computed alone: {death.error}"
+            asked.answer.set_exception(EngineFailed(error))
+
+    def replay(self, reader: Reader) -> None:
+        """Another engine is up: it is asked what the last one was."""
+        self._send(reader, reader.quarantine.loaded())
+
     def fail(self, error: str, reader: Reader | None = None) -> None:
         """End what `reader` has in work, or everything, as failed."""
         for asked in self._open.values():
@@ -119,11 +133,11 @@ class Encodings:
                 asked.answer.set_exception(EngineFailed(error, hint="send the request again"))
 
     async def _ask(self, reader: Reader, question: Question, expected: type[Expected]) -> Expected:
-        asked = _Asked(reader, asyncio.get_running_loop().create_future())
+        asked = _Asked(question, reader, asyncio.get_running_loop().create_future())
         self._open[question.request_id] = asked
         reader.open_one()
         try:
-            reader.send(question)
+            self._send(reader, reader.quarantine.add(question.request_id))
             answer = await asked.answer
             assert isinstance(answer, expected)
             return answer
@@ -133,6 +147,11 @@ class Encodings:
         finally:
             del self._open[question.request_id]
             reader.close_one()
+            self._send(reader, reader.quarantine.left(question.request_id))
+
+    def _send(self, reader: Reader, request_ids: list[int]) -> None:
+        for request_id in request_ids:
+            reader.send(self._open[request_id].question)
 
 
 def _num_characters(text: Text) -> int:

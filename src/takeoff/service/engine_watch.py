@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
 
 from takeoff.errors import ModelError
+from takeoff.ipc.beacon import Beacon, make_beacon_file
 from takeoff.ipc.channel import ChannelClosed
 from takeoff.ipc.messages import (
+    Encoded,
     EncoderLoaded,
     FromEncoder,
     FromEngine,
@@ -20,20 +26,36 @@ from takeoff.ipc.messages import (
     LoadEncoder,
     LoadFailed,
     Progress,
+    Step,
     ToEncoder,
     ToEngine,
 )
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import Child
+from takeoff.service.pulse import LOOK_S, Pulse, Verdict
 
-SILENCE_S = 5.0  # a live engine beats twice a second
-LOAD_SILENCE_S = 300.0  # a huge model from a slow disk may go this long between two signs of progress
-_WATCHES_PER_SILENCE = 5
+HOPELESS_CRASHES = 3  # while loading, one after the other: it is the weights
 
 logger = logging.getLogger(__name__)
 
 FromAny = FromEngine | FromEncoder
 ToAny = ToEngine | ToEncoder
+
+
+# Nothing in a process sends itself these: it was somebody else, or a kernel short of memory.
+FROM_OUTSIDE = frozenset(
+    {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How an engine ended."""
+
+    error: str
+    is_crash: bool = False  # it may have died of what it computed; False: it was ended from outside
+    in_call: frozenset[int] = frozenset()  # ids of the requests in the call that was running
+    is_refusal: bool = False  # it said itself that it can't load the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +64,8 @@ class EngineCalls:
 
     on_message: Callable[[FromAny], None]  # its news and answers, and its heartbeats
     on_loaded: Callable[[], None]
-    on_death: Callable[[str, bool], None]  # why, and whether another will be started
-    next_load: Callable[[bool], Load | LoadEncoder]  # for another; told whether the last one was loaded
+    on_death: Callable[[Death, bool], None]  # how, and whether another will be started
+    next_load: Callable[[bool], Load | LoadEncoder]  # for another; told whether the last one could be loaded
 
 
 class EngineWatch:
@@ -68,11 +90,13 @@ class EngineWatch:
         self._command = command
         self._calls = calls
         self._environ = environ
-        self._silent_watches = 0
+        self._beacon_file = make_beacon_file()
+        self._beacon = Beacon(self._beacon_file.fileno())
         self._is_loaded = False  # the present process
+        self._was_useful = False  # it has told news of its work
         self._child: Child[FromAny, ToAny] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._verdict: str | None = None  # why we killed the present process ourselves
+        self._verdict: Verdict | None = None  # why we killed the present process ourselves
 
     @property
     def pid(self) -> int | None:
@@ -98,52 +122,62 @@ class EngineWatch:
         if self._child is not None:
             child, self._child = self._child, None
             await child.stop()
+        self._beacon_file.close()
 
     async def _run(self) -> None:
-        backoff = Backoff()
+        backoff, crashed_loads = Backoff(), 0
         while True:
             started_at = time.monotonic()
-            error = await self._live_once()
+            death = await self._live_once()
             has_served = self.loaded is not None
-            was_loaded, self._is_loaded = self._is_loaded, False
-            self._calls.on_death(error, has_served)
+            crashed_loads = 0 if self._is_loaded else crashed_loads + death.is_crash
+            could_load = crashed_loads < HOPELESS_CRASHES and not death.is_refusal
+            self._is_loaded = False
+            self._calls.on_death(death, has_served)
             if not has_served:
-                logger.error("%s: %s", self._name, error)
+                logger.error("%s: %s", self._name, death.error)
                 return
-            wait_s = backoff.after(time.monotonic() - started_at)
-            logger.warning("%s: %s; starting another engine in %g s", self._name, error, wait_s)
+            has_worked = not death.is_crash and self._beacon.num_calls > 1  # and was ended before its news
+            was_useful = self._was_useful or has_worked
+            wait_s = backoff.after(time.monotonic() - started_at, was_useful=was_useful)
+            logger.warning("%s: %s; starting another engine in %g s", self._name, death.error, wait_s)
             self.num_restarts += 1
             await asyncio.sleep(wait_s)
-            self._load = self._calls.next_load(was_loaded)
+            self._load = self._calls.next_load(could_load)
 
-    async def _live_once(self) -> str:
-        """One engine process from start to death; returns why it ended."""
+    async def _live_once(self) -> Death:
+        """One engine process from start to death; returns how it ended."""
         self._verdict = None
-        self._silent_watches = 0
+        self._was_useful = False
+        self._beacon.clear()
         self.progress = 0.0
         incoming = FromEncoder if isinstance(self._load, LoadEncoder) else FromEngine
-        keep = () if self._load.turns_fd is None else (self._load.turns_fd,)
+        load = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
+        keep = [fd for fd in (load.turns_fd, load.beacon_fd) if fd is not None]
         try:
             child: Child[FromAny, ToAny] = await Child.start(
                 self._command, incoming, self._environ, keep_fds=keep
             )
         except OSError as exc:
-            return f"the engine could not be started: {exc}"
+            return Death(f"the engine could not be started: {exc}")
         self._child = child
-        watch = asyncio.create_task(self._watch(child), name=f"watch {self._name}")
+        pulse = Pulse(self._beacon, Path(f"/proc/{child.pid}"))
+        watch = asyncio.create_task(self._watch(child, pulse), name=f"watch {self._name}")
         try:
-            child.channel.send(self._load)
+            child.channel.send(load)
             while True:
                 message = await child.channel.receive()
-                self._silent_watches = 0
+                pulse.heard()
                 self._take(message)
         except ChannelClosed:
             doing = "serving" if self._is_loaded else "loading the model"
             ending = await child.kill()
-            return self._verdict or f"the engine died while {doing}: {ending}"
+            told = f"the engine died while {doing}: {ending}"
+            verdict = self._verdict or Verdict(told, is_crash=child.signal not in FROM_OUTSIDE)
+            return Death(verdict.error, verdict.is_crash, self._beacon.in_work)
         except ModelError as exc:
             await child.stop()
-            return exc.message
+            return Death(exc.message, is_refusal=True)
         finally:
             watch.cancel()
 
@@ -161,20 +195,12 @@ class EngineWatch:
             case _:
                 if isinstance(message, Heartbeat):
                     self.last_heartbeat_at = time.time()
+                self._was_useful |= isinstance(message, Step | Encoded)
                 self._calls.on_message(message)
 
-    async def _watch(self, child: Child[FromAny, ToAny]) -> None:
-        """Kill an engine that has gone silent.
-
-        Counts looks, not seconds: when this very process was stopped for a while, one look passes
-        and the engine's messages of that time are still to be read.
-        """
-        pause_s = SILENCE_S / _WATCHES_PER_SILENCE
-        while True:
-            await asyncio.sleep(pause_s)
-            self._silent_watches += 1
-            limit_s = SILENCE_S if self._is_loaded else LOAD_SILENCE_S
-            if self._silent_watches * pause_s > limit_s:
-                self._verdict = f"the engine gave no sign of life for {limit_s:g} s and was killed"
-                child.kill_soon()
-                return
+    async def _watch(self, child: Child[FromAny, ToAny], pulse: Pulse) -> None:
+        """Kill an engine that does not live, or does not get on."""
+        while self._verdict is None:
+            await asyncio.sleep(LOOK_S)
+            self._verdict = pulse.look(is_loaded=self._is_loaded)
+        child.kill_soon()

@@ -43,6 +43,7 @@ class Generation:
         self._thoughts = None if thought is None else ThoughtParser(thought)
         self._cancel = cancel
         self._events: list[TokenEvent] = []
+        self.may_be_repeated = True  # after a failure; False: it would fail again
         self._failure: str | None = None
         self._refusal: InvalidRequest | None = None
         self._wake = asyncio.Event()
@@ -97,7 +98,10 @@ class Generation:
         if self._refusal is not None:
             raise self._refusal
         if self._failure is not None:
-            raise EngineFailed(self._failure, hint="send the request again")
+            raise self._broken_off(self._failure)
+
+    def _broken_off(self, why: str) -> EngineFailed:
+        return EngineFailed(why, hint="send the request again" if self.may_be_repeated else None)
 
     def __enter__(self) -> Generation:
         return self
@@ -122,7 +126,7 @@ class Generation:
         """
         while not self._events:
             if self._failure is not None:
-                raise EngineFailed(self._failure, hint="send the request again")
+                raise self._broken_off(self._failure)
             if self.finish_reason is not None:
                 raise StopAsyncIteration
             self._wake.clear()

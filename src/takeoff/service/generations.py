@@ -9,6 +9,7 @@ from takeoff.ipc.messages import Cancel, ImagesRead, Submit
 from takeoff.observe.metrics import Metrics
 from takeoff.request import FinishReason, TokenEvent
 from takeoff.service.admission import Admission
+from takeoff.service.engine_watch import Death
 from takeoff.service.generation import Generation
 from takeoff.service.journal import Entry, Journal
 from takeoff.service.reader import Reader
@@ -36,7 +37,7 @@ class Generations:
         self._journal.accept(Entry(submit, reader, generation, arrived_at))
         self._tally.accept()
         reader.open_one()
-        reader.send(submit)
+        self._send(reader, reader.quarantine.add(submit.request_id))
         self._metrics.prompt_tokens.inc(num_tokens)
         self._metrics.queued_tokens.set(self._admission.queued_tokens)
         return generation
@@ -55,6 +56,9 @@ class Generations:
         if entry is None:
             return
         if message.error is None:
+            if entry.has_images_read:  # by an engine before
+                return
+            entry.has_images_read = True
             entry.generation.note_images(message.num_tokens)
             self._metrics.prompt_tokens.inc(message.num_tokens)
             return
@@ -62,12 +66,38 @@ class Generations:
         failed = FinishReason.FAILED
         self.take([TokenEvent(request_id=message.request_id, finish_reason=failed, error=message.error)])
 
+    def survive(self, death: Death, reader: Reader) -> None:
+        """Keep what `reader` has in work for its next engine; only what killed the last one is ended."""
+        culprit = reader.quarantine.died(death.in_call, is_crash=death.is_crash)
+        entry = None if culprit is None else self._journal.find(culprit)
+        if culprit is not None and entry is not None:
+            entry.generation.may_be_repeated = False
+            self._fail(culprit, f"the engine dies of this request, which it computed alone: {death.error}")
+
+    def replay(self, reader: Reader) -> None:
+        """Another engine is up: it goes on with what the last one had in work."""
+        for entry in self._journal.entries(reader):
+            num_tokens = entry.generation.prompt_tokens + len(entry.emitted_token_ids)
+            if num_tokens > reader.n_ctx_slot:
+                told = f"its {num_tokens} tokens are too many for the engine that took over"
+                self._fail(entry.submit.request_id, f"{told}, whose sequences hold {reader.n_ctx_slot}")
+        self._metrics.replayed.inc(len(self._journal.entries(reader)))
+        self._send(reader, reader.quarantine.loaded())
+
     def fail(self, error: str, reader: Reader | None = None) -> None:
         """End what `reader` has in work, or everything, as failed."""
         for entry in self._journal.entries(reader):
-            request_id = entry.submit.request_id
-            entry.reader.send(Cancel(request_id))
-            self.take([TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)])
+            entry.reader.send(Cancel(entry.submit.request_id))
+            self._fail(entry.submit.request_id, error)
+
+    def _fail(self, request_id: int, error: str) -> None:
+        self.take([TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)])
+
+    def _send(self, reader: Reader, request_ids: list[int]) -> None:
+        for request_id in request_ids:
+            entry = self._journal.find(request_id)
+            if entry is not None:
+                reader.send(entry.submission())
 
     def _take(self, entry: Entry, event: TokenEvent, now: float) -> None:
         metrics = self._metrics
@@ -91,6 +121,11 @@ class Generations:
             self._tally.end(event.finish_reason)
         metrics.queued_tokens.set(self._admission.queued_tokens)
         entry.generation.push(event)
+        quarantine = entry.reader.quarantine
+        if event.finish_reason is not None:
+            self._send(entry.reader, quarantine.left(event.request_id))
+        elif event.token_ids:
+            self._send(entry.reader, quarantine.answered(event.request_id))
 
     def _cancel(self, request_id: int) -> None:
         """The client has left: it ends here and now; the engine frees the slot at its next step."""

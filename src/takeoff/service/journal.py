@@ -5,7 +5,9 @@ In memory. Every accepted request leaves it with exactly one terminal event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from takeoff.ipc.messages import Submit
 from takeoff.request import TokenEvent
@@ -23,6 +25,15 @@ class Entry:
     arrived_at: float  # monotonic seconds
     emitted_token_ids: list[int] = field(default_factory=list)
     last_token_at: float | None = None  # None: still waits for its first token
+    has_images_read: bool = False  # and their tokens counted
+
+    def submission(self) -> Submit:
+        """What an engine is told, so that it goes on behind what was emitted."""
+        if not self.emitted_token_ids:
+            return self.submit
+        sampling = replace(self.submit.sampling, prompt_logprobs=False)  # they came with the first token
+        emitted = list(self.emitted_token_ids)
+        return msgspec.structs.replace(self.submit, emitted_token_ids=emitted, sampling=sampling)
 
 
 class Journal:

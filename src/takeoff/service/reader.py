@@ -13,13 +13,15 @@ from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
 from takeoff.request import Task
 from takeoff.service.changes import Changes
 from takeoff.service.child import python_module
-from takeoff.service.engine_watch import EngineCalls, EngineWatch, FromAny, ToAny
+from takeoff.service.engine_watch import Death, EngineCalls, EngineWatch, FromAny, ToAny
 from takeoff.service.huge_pages import asking_for_huge_pages
 from takeoff.service.launch import Launch
 from takeoff.service.preparer import Preparer, Preparers
+from takeoff.service.quarantine import Quarantine
 from takeoff.settings import ReaderSettings
 
 TRIAL_TIMEOUT_S = 1.0  # for a constraint to be compiled
+HOPELESS_LOADS = 2  # that engines refused one after the other; a spare is tried in the second
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ class ReaderCalls:
     """What a reader tells of itself, in the event loop."""
 
     on_message: Callable[[Reader, FromAny], None]
-    on_death: Callable[[Reader, str], None]  # its engine died; what it had in work is lost
+    on_loaded: Callable[[Reader], None]  # an engine is up: its first, or another
+    on_death: Callable[[Reader, Death], None]  # its engine died
     on_preparer_restart: Callable[[], None]
 
 
@@ -64,9 +67,11 @@ class Reader:
         self.launch: Launch | None = None
         self.preparers: Preparers | None = None  # of a reader that generates
         self.num_open = 0  # requests that it serves now
+        self.quarantine = Quarantine()  # says which of them its engine is given
         self._calls = calls
         self._changes = changes
         self._engine: EngineWatch | None = None
+        self._refused_loads = 0  # since an engine was loaded
 
     @property
     def group(self) -> str:
@@ -80,6 +85,11 @@ class Reader:
     def has_served(self) -> bool:
         """Whether it was live once: then a new engine is on its way whenever one dies."""
         return self._engine is not None and self._engine.loaded is not None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no engine is to be expected soon: again and again they say that they can't load it."""
+        return self.state is ReaderState.FAILED or self._refused_loads >= HOPELESS_LOADS
 
     @property
     def model_name(self) -> str:
@@ -230,14 +240,17 @@ class Reader:
 
     def _loaded(self) -> None:
         self.error = None
+        self._refused_loads = 0
         if self.state is ReaderState.LOADING:
             self.become(ReaderState.LIVE)
+        self._calls.on_loaded(self)
 
-    def _died(self, error: str, is_restarted: bool) -> None:
-        self.error = error
+    def _died(self, death: Death, is_restarted: bool) -> None:
+        self.error = death.error
+        self._refused_loads += death.is_refusal
         if self.state is not ReaderState.DRAINING:
             self.become(ReaderState.LOADING if is_restarted else ReaderState.FAILED)
-        self._calls.on_death(self, error)
+        self._calls.on_death(self, death)
 
     def _next_load(self, was_loaded: bool) -> Load | LoadEncoder:
         """What the next engine is told: to load the spare, if the weights of the last one are lost."""

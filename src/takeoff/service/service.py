@@ -29,7 +29,7 @@ from takeoff.observe.metrics import Metrics
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
 from takeoff.service.admission import Admission
 from takeoff.service.encodings import Encodings
-from takeoff.service.engine_watch import FromAny
+from takeoff.service.engine_watch import Death, FromAny
 from takeoff.service.fleet import Fleet, PlanReader, checked_live
 from takeoff.service.generation import Generation
 from takeoff.service.generations import Generations
@@ -66,6 +66,7 @@ class Service:
         self._intake = Intake(self._admission)
         calls = ReaderCalls(
             on_message=self._take,
+            on_loaded=self._reader_loaded,
             on_death=self._reader_died,
             on_preparer_restart=metrics.preparer_restarts.inc,
         )
@@ -118,6 +119,11 @@ class Service:
     def is_ready(self) -> bool:
         """Whether some reader serves."""
         return not self._is_draining and any(reader.is_live for reader in self.readers())
+
+    @property
+    def has_started(self) -> bool:
+        """Whether some reader has served since the start."""
+        return any(reader.has_served for reader in self.readers())
 
     @property
     def status(self) -> str:
@@ -327,10 +333,17 @@ class Service:
             case Heartbeat():
                 self.metrics.observe_heartbeat(reader.reader_id, message)
 
-    def _reader_died(self, reader: Reader, error: str) -> None:
+    def _reader_loaded(self, reader: Reader) -> None:
+        at_work = self._generations if reader.task is Task.GENERATE else self._encodings
+        at_work.replay(reader)
+
+    def _reader_died(self, reader: Reader, death: Death) -> None:
         if reader.state is not ReaderState.FAILED:
             self.metrics.engine_died(reader.reader_id)
-        self._fail_open(error, reader)
+        at_work = self._generations if reader.task is Task.GENERATE else self._encodings
+        at_work.survive(death, reader)
+        if reader.is_hopeless or not self.settings.replay:
+            self._fail_open(death.error, reader)
 
     def _fail_open(self, error: str, reader: Reader | None = None) -> None:
         self._generations.fail(error, reader)

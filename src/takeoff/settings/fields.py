@@ -231,6 +231,11 @@ class Settings(ReaderSettings):
     prepare_timeout_s: float = Field(
         10.0, gt=0, le=600, description="Time the preparer has for one prompt before it is restarted"
     )
+    replay: bool = Field(
+        True,
+        description="Go on with the requests of an engine that died in another one; "
+        "off: they end with an error, for the client to decide",
+    )
     drain_timeout_s: float = Field(
         30.0, ge=0, le=3_600, description="Time that running streams have to finish at shutdown"
     )
