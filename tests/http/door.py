@@ -164,6 +164,7 @@ class FakeService:
 
     status = "live"
     is_ready = True
+    has_started = True
     last_heartbeat_at = 0.0
 
     def __init__(self, script: Script | Callable[[Request], Script] = ("Hello", " wörld", "!")) -> None:

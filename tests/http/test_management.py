@@ -191,6 +191,28 @@ def test_every_door_tells_whether_anything_is_served(door: str) -> None:
     assert service.calls == []
 
 
+@pytest.mark.parametrize("door", ["front", "takeoff", "management", "openai"])
+def test_life_readiness_and_start_are_told_apart(door: str) -> None:
+    service = FakeService()
+    app = make_door(service, door)
+
+    def told() -> list[int]:
+        return [ask(app, "GET", path).status for path in ("/livez", "/readyz", "/startupz")]
+
+    service.is_ready, service.has_started, service.status = False, False, "loading"
+    assert told() == [200, 503, 503]
+    service.is_ready, service.has_started, service.status = True, True, "live"
+    assert told() == [200, 200, 200]
+    service.is_ready, service.status = False, "loading"
+    reader = service.fleet[0]
+    reader.state, reader.error = "loading", "the engine died"
+    assert told() == [200, 503, 200], "an engine was lost: another is coming"
+    answer = ask(app, "GET", "/readyz").json
+    assert answer["status"] == "loading"
+    assert answer["readers"][0]["reader_id"] == reader.reader_id
+    assert answer["readers"][0]["error"] == "the engine died"
+
+
 def test_health_waits_for_a_state_of_all_readers_when_told() -> None:
     service = FakeService()
     app = make_door(service, "openai")
