@@ -1,9 +1,10 @@
-.PHONY: help setup serve test check
+.PHONY: help setup serve test check chaos
 
 help:
 	@echo "make serve   set up and serve on 127.0.0.1:8000 (ARGS='--port 9000' for flags)"
 	@echo "make setup   make .venv with the locked dependencies"
 	@echo "make test    run every test (ARGS='-k name' for some)"
+	@echo "make chaos   kill the engine 100 times under 16 streams, and compare their texts"
 	@echo "make check   ruff, mypy --strict and the import test"
 
 setup:
@@ -12,5 +13,7 @@ serve:
 	@./setup.sh serve $(ARGS)
 test:
 	@./setup.sh test $(ARGS)
+chaos:
+	@./setup.sh chaos $(ARGS)
 check:
 	@./setup.sh check

@@ -4,6 +4,7 @@
 #   ./setup.sh              make .venv with the locked dependencies (the first time: a native build)
 #   ./setup.sh serve ...    set up, then takeoff serve ...
 #   ./setup.sh test ...     set up with the tools of development, then pytest ...
+#   ./setup.sh chaos ...    set up with the tools of development, then bench/chaos.py ...
 #   ./setup.sh check        set up with the tools of development, then ruff, mypy and the import test
 #
 # PYTHON           the interpreter; else the newest of python3.11 to 3.14 on PATH that runs
@@ -366,6 +367,7 @@ main() {
     set-up-tests) set_up_tests ;;
     client) make_client "$@" ;;
     test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
+    chaos) set_up dev; exec "$venv/bin/python" bench/chaos.py "$@" ;;
     check)
       set_up dev
       "$venv/bin/ruff" format --check .
@@ -373,7 +375,7 @@ main() {
       "$venv/bin/mypy" src
       exec "$venv/bin/python" -m pytest tests/test_imports.py
       ;;
-    *) die "unknown verb $verb: it is one of serve, test, check, or none to set up" ;;
+    *) die "unknown verb $verb: it is one of serve, test, chaos, check, or none to set up" ;;
   esac
 }
 
