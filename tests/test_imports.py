@@ -20,7 +20,7 @@ EVERYONE_MAY = {"call_formats", "errors", "request", "settings", "observe", "tho
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"python"},  # takeoff/__init__.py, when one of its classes is asked for
     "cli": {"*"},
-    "http": {"service"},
+    "http": {"service", "keys"},
     "python": {"service", "models"},
     "batch": {"service", "http"},
     "service": {"ipc", "models"},
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe": {"ipc"},
     "bench": set(),
     "cluster": {"service"},
+    "keys": {"service"},
     "settings": set(),
     "call_formats": set(),
     "request": set(),

@@ -11,6 +11,7 @@ TakeoffError                500  base class; also: a bug on our side
 ├── RequestTimeout          408  the client took too long to send its request
 ├── PayloadTooLarge         413  the body is larger than the limit
 ├── Overloaded              429  the queue is full; retry later
+│   └── RateLimited         429  the key has used what it may; retry later
 ├── HeadersTooLarge         431  the header block is larger than the limit
 ├── NotReady                503  no reader is live (loading, draining, restarting)
 ├── EngineFailed            503  the engine process died or a step failed
@@ -21,6 +22,7 @@ TakeoffError                500  base class; also: a bug on our side
     ├── PullError           a model could not be fetched
     ├── PlanError           the model does not fit into memory with these settings
     ├── BatchError          a file of a batch is not what it should be, or can't be read or written
+    ├── KeyFileError        the file of API keys, or what should become of it, is wrong
     └── TargetError         the server to measure is not there, or speaks another API
 
 The message is a fact with its numbers; `hint` says what to do.
@@ -105,6 +107,16 @@ class Overloaded(TakeoffError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(Overloaded):
+    """`retry_after_s` is computed from the key's own limit; `of` is what is limited, in OpenAI's word."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float, of: str) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.of = of
+
+
 class HeadersTooLarge(TakeoffError):
     status, code = 431, "headers_too_large"
 
@@ -143,6 +155,10 @@ class PlanError(StartError):
 
 class BatchError(StartError):
     code = "batch_error"
+
+
+class KeyFileError(StartError):
+    code = "key_file_error"
 
 
 class TargetError(StartError):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.http.door import Answer, FakeService, ask, every_error, make_door, post
 
-from takeoff.errors import Overloaded, StartError, TakeoffError
+from takeoff.errors import Overloaded, RateLimited, StartError, TakeoffError
 
 PATHS = ["/v1/messages", "/v1/messages/count_tokens"]
 KINDS = {
@@ -47,13 +47,16 @@ def test_an_error_reaches_a_client_in_anthropics_shape(kind: type[TakeoffError],
     service = FakeService()
     if kind is Overloaded:
         service.refusal = error = Overloaded("7 requests are open, the limit is 7", retry_after_s=2.1)
+    elif kind is RateLimited:
+        message = "the key has used its 7 requests a minute"
+        service.refusal = error = RateLimited(message, retry_after_s=2.1, of="requests")
     else:
         service.refusal = error = kind("what happened, with 42", param="field", hint="what to do")
     answer = post(service, path, **body_for(path))
     hint = " (what to do)" if error.hint else ""
     field = "field: " if error.param else ""
     assert error_of(answer) == (kind.status, KINDS[kind.status], f"{field}{error.message}{hint}")
-    assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
+    assert answer.headers.get("retry-after") == ("3" if issubclass(kind, Overloaded) else None)
 
 
 def test_a_field_that_the_message_names_is_named_once() -> None:

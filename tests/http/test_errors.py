@@ -18,7 +18,7 @@ from tests.http.door import (
 )
 
 from takeoff import errors
-from takeoff.errors import InvalidRequest, NotFound, Overloaded, StartError, TakeoffError
+from takeoff.errors import InvalidRequest, NotFound, Overloaded, RateLimited, StartError, TakeoffError
 
 V1_PATHS = ["/generate", "/generate_stream"]
 
@@ -26,6 +26,8 @@ V1_PATHS = ["/generate", "/generate_stream"]
 def make_error(kind: type[TakeoffError]) -> TakeoffError:
     if kind is Overloaded:
         return Overloaded("7 requests are open, the limit is 7", retry_after_s=2.1)
+    if kind is RateLimited:
+        return RateLimited("the key has used its 7 requests a minute", retry_after_s=2.1, of="requests")
     return kind("what happened, with 42", param="prompt", hint="what to do")
 
 
@@ -57,7 +59,7 @@ def test_an_error_reaches_a_v1_client_in_fastapis_shape(kind: type[TakeoffError]
         hint = f" ({error.hint})" if error.hint else ""
         assert answer.json == {"detail": error.message + hint}
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
+    assert answer.headers.get("retry-after") == ("3" if issubclass(kind, Overloaded) else None)
 
 
 @pytest.mark.parametrize("path", V1_PATHS)
@@ -72,7 +74,7 @@ def test_an_error_reaches_a_client_of_the_later_api_with_the_field(
     assert answer.status == (400 if kind is NotFound else kind.status)
     hint = f" ({error.hint})" if error.hint else ""
     assert answer.json == {"detail": ("text: " if is_refused else "") + error.message + hint}
-    assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
+    assert answer.headers.get("retry-after") == ("3" if issubclass(kind, Overloaded) else None)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -87,12 +89,16 @@ def test_an_error_reaches_an_openai_client_in_its_shape(kind: type[TakeoffError]
     assert answer.json == {
         "error": {
             "message": error.message + hint,
-            "type": "server_error" if ours else "invalid_request_error",
+            "type": "requests"
+            if kind is RateLimited
+            else "server_error"
+            if ours
+            else "invalid_request_error",
             "param": error.param,
             "code": kind.code,
         }
     }
-    assert answer.headers.get("retry-after") == ("3" if kind is Overloaded else None)
+    assert answer.headers.get("retry-after") == ("3" if issubclass(kind, Overloaded) else None)
 
 
 def openai_error(answer: Answer) -> dict[str, Any]:

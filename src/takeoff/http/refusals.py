@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from takeoff.errors import InvalidRequest, Overloaded, TakeoffError, Unauthorized
+from takeoff.errors import InvalidRequest, Overloaded, RateLimited, TakeoffError, Unauthorized
 
 # The kinds of Anthropic's API that a status has; of the others it is ours, or the client's.
 ANTHROPIC_KINDS = {
@@ -69,9 +69,14 @@ def new_request_id() -> str:
 
 def error_body(exc: TakeoffError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
+    return {"error": {"message": exc.told, "type": _openai_kind(exc), "param": exc.param, "code": exc.code}}
+
+
+def _openai_kind(exc: TakeoffError) -> str:
+    if isinstance(exc, RateLimited):
+        return exc.of
     is_ours = exc.status >= 500 or isinstance(exc, Overloaded)
-    kind = "server_error" if is_ours else "invalid_request_error"
-    return {"error": {"message": exc.told, "type": kind, "param": exc.param, "code": exc.code}}
+    return "server_error" if is_ours else "invalid_request_error"
 
 
 def _validation_error_body(errors: Sequence[dict[str, Any]]) -> dict[str, Any]:

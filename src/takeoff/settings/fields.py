@@ -188,7 +188,11 @@ class Settings(ReaderSettings):
         max_length=1024,
         repr=False,
         exclude=True,
-        description="Key that every route asks for",
+        description="Key that opens every route",
+    )
+    keys_file: FilePath | None = Field(
+        None,
+        description="File of keys that `takeoff keys` makes; default: keys.json in `home`, if there is one",
     )
     make_key: bool = Field(False, description="Make a key at each start and print it, if none is given")
     insecure: bool = Field(False, description="Allow a non-loopback address without a key")
@@ -262,6 +266,15 @@ class Settings(ReaderSettings):
     @property
     def store(self) -> Path:
         return self.home.expanduser()
+
+    @property
+    def keys_path(self) -> Path:
+        return self.store / "keys.json" if self.keys_file is None else self.keys_file.expanduser()
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a key is needed, as far as files tell now."""
+        return self.api_key is not None or self.keys_file is not None or self.keys_path.exists()
 
     @property
     def named(self) -> frozenset[str]:
