@@ -19,6 +19,7 @@ from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, NotFound, TakeoffError
 from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
 from takeoff.http.server import DoorServer, listen
+from takeoff.keys.keyring import Keyring
 from takeoff.observe.metrics import Metrics
 from takeoff.request import (
     Conversation,
@@ -420,8 +421,14 @@ def ask(
     return asyncio.run(connection.run(app, make_scope(method, path, headers)))
 
 
-def make_door(service: FakeService | None = None, door: str = "front", **settings: Any) -> FastAPI:
-    return MAKERS[door](service or FakeService(), Settings(**settings), ports=PORTS)
+def make_door(
+    service: FakeService | None = None,
+    door: str = "front",
+    *,
+    keys: Keyring | None = None,
+    **settings: Any,
+) -> FastAPI:
+    return MAKERS[door](service or FakeService(), Settings(**settings), ports=PORTS, keys=keys)
 
 
 def post(service: FakeService, path: str, **body: Any) -> Answer:

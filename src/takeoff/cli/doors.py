@@ -10,6 +10,7 @@ from takeoff.errors import StartError
 
 if TYPE_CHECKING:
     from takeoff.http.server import DoorServer
+    from takeoff.keys.keyring import Keyring
     from takeoff.service.service import Service
     from takeoff.settings import Settings
 
@@ -49,8 +50,8 @@ class Doors:
         """The port of every open door, by the name of its setting."""
         return {name: sock.getsockname()[1] for name, sock in self._sockets.items()}
 
-    async def serve(self, service: Service) -> None:
-        """Answer at every door until `close`."""
+    async def serve(self, service: Service, keys: Keyring) -> None:
+        """Answer at every door until `close`, those who have one of `keys`."""
         from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
         from takeoff.http.server import DoorServer
 
@@ -61,7 +62,7 @@ class Doors:
             "openai_port": make_openai_app,
         }
         for name, sock in self._sockets.items():
-            app = makers[name](service, self._settings, ports=self.ports)
+            app = makers[name](service, self._settings, ports=self.ports, keys=keys)
             server = DoorServer(app, self._settings, sock)
             self._servers.append(server)
             self._tasks.append(asyncio.create_task(server.serve(), name=TITLES[name]))

@@ -11,7 +11,7 @@ KEY_BYTES = 24  # of randomness; 32 characters
 
 def with_key(settings: Settings) -> Settings:
     """`settings` with a new key, printed, if one is to be made: asked for, none given, none refused."""
-    if not settings.make_key or settings.api_key is not None or settings.insecure:
+    if not settings.make_key or settings.asks_for_keys or settings.insecure:
         return settings
     from takeoff.cli.console import talk
 

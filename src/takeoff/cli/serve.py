@@ -14,6 +14,7 @@ from takeoff.errors import SettingsError
 
 if TYPE_CHECKING:
     from takeoff.cli.doors import Doors
+    from takeoff.keys.keyring import Keyring
     from takeoff.service.launching import PlannedReader
     from takeoff.service.service import Service
     from takeoff.settings import Settings
@@ -25,15 +26,17 @@ def serve(flags: dict[str, Any]) -> None:
     import uvloop
 
     from takeoff.cli.key import with_key
+    from takeoff.keys.keyring import Keyring
     from takeoff.observe.logs import set_up_logs
     from takeoff.settings import load_settings
 
     settings = with_key(load_settings(flags))
     set_up_logs(settings.log_level)
     check_reach(settings)
+    keys = Keyring(settings.api_key, settings.keys_path, must_exist=settings.keys_file is not None)
     planned = plan_told(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, planned))
+        runner.run(_serve(settings, planned, keys))
 
 
 def plan_told(settings: Settings) -> list[PlannedReader]:
@@ -60,11 +63,12 @@ def check_reach(settings: Settings) -> None:
     Raises:
         SettingsError: the address is not a loopback one, there is no key, and nobody insisted.
     """
-    if settings.api_key is None and not settings.insecure and not is_loopback(settings.host):
+    if not settings.asks_for_keys and not settings.insecure and not is_loopback(settings.host):
         raise SettingsError(
             f"{settings.host} can be reached from other machines, and no key is set",
             param="host",
-            hint="set TAKEOFF_API_KEY, or --insecure to serve everyone who can connect",
+            hint="`takeoff keys create NAME`, or set TAKEOFF_API_KEY, or --insecure to serve everyone who "
+            "can connect",
         )
 
 
@@ -77,7 +81,7 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-async def _serve(settings: Settings, planned: list[PlannedReader]) -> None:
+async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring) -> None:
     """From the start of the processes to their end.
 
     Raises:
@@ -91,7 +95,7 @@ async def _serve(settings: Settings, planned: list[PlannedReader]) -> None:
             from takeoff.cli.doors import Doors
 
             doors = Doors(settings)
-            serving = asyncio.create_task(doors.serve(service), name="doors")
+            serving = asyncio.create_task(doors.serve(service, keys), name="doors")
             stopping = asyncio.create_task(signals.first.wait(), name="signal")
             loading = asyncio.create_task(service.wait_ready(), name="loading")
             await asyncio.wait({serving, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +158,7 @@ def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Door
     console = talk()
     host = _host_to_call(settings.host)
     url = f"http://{host}:{doors.ports[FRONT]}"
-    key = "" if settings.api_key is None else ' -H "Authorization: Bearer $TAKEOFF_API_KEY"'
+    key = "" if not settings.asks_for_keys else ' -H "Authorization: Bearer $TAKEOFF_API_KEY"'
     body = '{"text":"List 3 things to do in London."}'
     for note in doors.notes:
         console.print(note, markup=False)

@@ -16,6 +16,7 @@ from takeoff.http.answers import ClientLeft, NoAnswer
 from takeoff.http.anthropic.router import anthropic_router
 from takeoff.http.encoders import encoder_router
 from takeoff.http.guard import Guard
+from takeoff.http.keyed import KeyedService
 from takeoff.http.limits import BodyLimits
 from takeoff.http.management import management_router
 from takeoff.http.openai.router import openai_routers
@@ -29,6 +30,8 @@ from takeoff.http.takeoff_v1 import v1_router
 from takeoff.http.texts import in_wire_names
 from takeoff.http.tokens import token_router
 from takeoff.http.traffic import Traffic
+from takeoff.keys.key import Scope
+from takeoff.keys.keyring import Keyring
 from takeoff.settings import Settings
 
 NO_PORTS: Mapping[str, int] = MappingProxyType({})
@@ -39,36 +42,48 @@ def make_app(
     settings: Settings,
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
+    keys: Keyring | None = None,
 ) -> FastAPI:
-    """The front door: Takeoff v1, the OpenAI API and Anthropic's, pages, health and metrics."""
+    """The front door: Takeoff v1, the OpenAI API and Anthropic's, pages, health and metrics.
+
+    `keys` are those of all doors; None: the settings' one key.
+    """
+    keyed = KeyedService(service)
     routers = [
-        v1_router(service, stop_at_roles=settings.stop_at_roles),
-        *openai_routers(service, settings),
-        anthropic_router(service, settings),
+        v1_router(keyed, stop_at_roles=settings.stop_at_roles),
+        *openai_routers(keyed, settings),
+        anthropic_router(keyed, settings),
         page_router("front"),
-        *_state_routers(service, settings),
+        *_state_routers(keyed, settings),
     ]
-    return _make_door("Takeoff", service, settings, routers)
+    return _make_door("Takeoff", keyed, settings, routers, keys)
 
 
-def make_takeoff_app(service: Service, settings: Settings, *, ports: Mapping[str, int] = NO_PORTS) -> FastAPI:
+def make_takeoff_app(
+    service: Service,
+    settings: Settings,
+    *,
+    ports: Mapping[str, int] = NO_PORTS,
+    keys: Keyring | None = None,
+) -> FastAPI:
     """The later Takeoff API, with the pages. `ports` are the open doors', by the name of their setting."""
+    keyed = KeyedService(service)
     state = APIRouter(tags=["State"])
 
     @state.get("/status")
     async def status() -> Response:
         """The readers by state; answered from the first connection on."""
-        return JSONResponse(takeoff_status(service, ports))
+        return JSONResponse(takeoff_status(keyed, ports))
 
     routers = [
-        generate_router(service, settings),
-        encoder_router(service, settings),
-        token_router(service, settings),
+        generate_router(keyed, settings),
+        encoder_router(keyed, settings),
+        token_router(keyed, settings),
         state,
-        health_router(service),
+        health_router(keyed),
         page_router("takeoff"),
     ]
-    app = _make_door("Takeoff API", service, settings, routers)
+    app = _make_door("Takeoff API", keyed, settings, routers, keys)
 
     @app.exception_handler(InvalidRequest)
     @app.exception_handler(NotFound)  # a path that isn't there is no exception: this is a group or a reader
@@ -79,11 +94,15 @@ def make_takeoff_app(service: Service, settings: Settings, *, ports: Mapping[str
 
 
 def make_management_app(
-    service: Service, settings: Settings, *, ports: Mapping[str, int] = NO_PORTS
+    service: Service,
+    settings: Settings,
+    *,
+    ports: Mapping[str, int] = NO_PORTS,
+    keys: Keyring | None = None,
 ) -> FastAPI:
-    """Readers, groups, status, metrics."""
-    routers = [management_router(service, settings, ports), *_state_routers(service, settings)]
-    return _make_door("Takeoff management", service, settings, routers)
+    """Readers, groups, status, metrics; of all models, whatever a key may use."""
+    routers = [management_router(service, settings, ports), *_state_routers(KeyedService(service), settings)]
+    return _make_door("Takeoff management", service, settings, routers, keys, Scope.ADMIN)
 
 
 def make_openai_app(
@@ -91,21 +110,30 @@ def make_openai_app(
     settings: Settings,
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
+    keys: Keyring | None = None,
 ) -> FastAPI:
     """The OpenAI API of the front door, and Anthropic's, alone."""
+    keyed = KeyedService(service)
     routers = [
-        *openai_routers(service, settings),
-        anthropic_router(service, settings),
-        health_router(service),
+        *openai_routers(keyed, settings),
+        anthropic_router(keyed, settings),
+        health_router(keyed),
     ]
-    return _make_door("Takeoff OpenAI API", service, settings, routers)
+    return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys)
 
 
 def _state_routers(service: Service, settings: Settings) -> list[APIRouter]:
     return [health_router(service), *([metrics_router(service)] if settings.enable_metrics else [])]
 
 
-def _make_door(title: str, service: Service, settings: Settings, routers: Sequence[APIRouter]) -> FastAPI:
+def _make_door(
+    title: str,
+    service: Service,
+    settings: Settings,
+    routers: Sequence[APIRouter],
+    keys: Keyring | None,
+    scope: Scope = Scope.INFERENCE,
+) -> FastAPI:
     """What all doors share. Limits are inside the guard: strangers can't make us read."""
     app = FastAPI(
         title=title,
@@ -118,7 +146,7 @@ def _make_door(title: str, service: Service, settings: Settings, routers: Sequen
         app.include_router(router)
     _add_error_handlers(app)
     app.add_middleware(BodyLimits, settings=settings)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, keys=keys or Keyring(settings.api_key), scope=scope)
     app.add_middleware(Traffic, service=service)
     return app
 

@@ -1,31 +1,45 @@
-"""Who may speak to us: keys, host names, origins. Pure ASGI, around every route without exception."""
+"""Who may speak to us: keys and their scopes, host names, origins. Pure ASGI, around every route.
+
+A route asks for a key of its door's scope, one that nobody thought of too. `OPEN_PATHS` are the exception.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import hashlib
-import hmac
 import ipaddress
+from contextlib import ExitStack
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from takeoff.errors import Forbidden, TakeoffError, Unauthorized
 from takeoff.http.refusals import error_response
+from takeoff.keys.account import Account, Visit
+from takeoff.keys.key import Scope as KeyScope
+from takeoff.keys.keyring import Keyring
 from takeoff.settings import Settings
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
+OPEN_PATHS = frozenset({"/healthz"})  # to everyone, for load balancers and probes; without a query
+
+# In the tasks of a request: whose it is. What it is not part of must not be in the way of all handlers.
+current_visit: ContextVar[Visit] = ContextVar("current_visit")
+
+
 class Guard:
     """Refuses a request before any route sees it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keyring, scope: KeyScope) -> None:
+        """`scope` is what the door's routes ask for, but those that tell of all its users."""
         self._app = app
-        self._digests = _digests(settings.api_key) if settings.api_key else []
+        self._keys = keys
+        self._scope = scope
+        self._scopes = {"/metrics": (KeyScope.METRICS,), "/status": (scope, KeyScope.METRICS)}
         self._hosts = (
             LOOPBACK_NAMES | {settings.host.lower()} | {name.lower() for name in settings.allowed_host}
         )
@@ -35,40 +49,47 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            self._check(scope["method"], {name.lower(): value for name, value in scope["headers"]})
-        except TakeoffError as exc:
-            await error_response(scope["path"], exc)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        is_counted = scope["method"] == "POST" and self._scope is KeyScope.INFERENCE
+        with ExitStack() as stack:
+            try:
+                account = self._checked(scope, {name.lower(): value for name, value in scope["headers"]})
+                visit = stack.enter_context(account.visit(is_counted=is_counted))
+            except TakeoffError as exc:
+                await error_response(scope["path"], exc)(scope, receive, send)
+                return
+            token = current_visit.set(visit)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                current_visit.reset(token)
 
-    def _check(self, method: str, headers: dict[bytes, bytes]) -> None:
-        """Raise Forbidden or Unauthorized; a stranger's page is refused before its key is looked at."""
+    def _checked(self, scope: Scope, headers: dict[bytes, bytes]) -> Account:
+        """Whose request it is.
+
+        Raises:
+            Forbidden: of a stranger's page, before its key is looked at; or the key has not the scope.
+            Unauthorized: there is no key, or none of ours.
+        """
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._is_our_name(_host_name(host)):
             raise Forbidden(f"the host name {host!r} is not served here; allow it with --allowed-host")
         origin = headers.get(b"origin")
-        if method in _CHANGING and origin is not None and _netloc(origin) != host.lower():
+        if scope["method"] in _CHANGING and origin is not None and _netloc(origin) != host.lower():
             raise Forbidden(f"requests from pages of {origin.decode('latin-1')!r} are not allowed")
-        if self._digests and not _is_one_of(_presented_key(headers), self._digests):
+        account = self._keys.account_of(_presented_key(headers))
+        if scope["path"] in OPEN_PATHS and not (account.is_stranger and scope["query_string"]):
+            return account
+        if account.is_stranger:
             raise Unauthorized("a valid API key is required: Authorization: Bearer KEY, or x-api-key: KEY")
+        scopes = self._scopes.get(scope["path"], (self._scope,))
+        if not any(map(account.has, scopes)):
+            raise Forbidden(
+                f"the API key {account.name!r} does not open this: it takes the scope {' or '.join(scopes)}"
+            )
+        return account
 
     def _is_our_name(self, name: str) -> bool:
         return name in self._hosts or (self._any_address and _is_address(name))
-
-
-def _digests(key: str) -> list[bytes]:
-    """Of the bytes that clients make of a key: UTF-8, and Latin-1 where that can spell it."""
-    spellings = {key.encode()}
-    with contextlib.suppress(UnicodeEncodeError):
-        spellings.add(key.encode("latin-1"))
-    return [hashlib.sha256(spelling).digest() for spelling in spellings]
-
-
-def _is_one_of(key: bytes, digests: list[bytes]) -> bool:
-    """Whether it is a right key, in a time that says nothing of how near a wrong one came."""
-    digest = hashlib.sha256(key).digest()
-    return any(hmac.compare_digest(digest, right) for right in digests)
 
 
 def _netloc(origin: bytes) -> str:

@@ -1,0 +1,210 @@
+"""What a key has used, and what it may still use: requests and tokens a minute, texts in work at once.
+
+A bucket of a minute's worth fills evenly and is emptied by what was used. Tokens are known only when they
+are used, so a request is let in while there is one left, and what it takes beyond is owed: over time no key
+gets more than its limit, and no prompt is too long for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from takeoff.errors import InvalidRequest, RateLimited
+from takeoff.keys.key import Key, Scope
+from takeoff.service.admission import DrainRate
+
+Clock = Callable[[], float]
+
+
+class Bucket:
+    """So many a minute; a minute's worth at once."""
+
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self._clock = clock
+        self._level = float(per_minute)
+        self._at = clock()
+        self.per_minute = per_minute
+
+    def limit(self, per_minute: int) -> None:
+        """Change the limit; what was used stays used."""
+        used = self.per_minute - self._filled()
+        self.per_minute = per_minute
+        self._level = per_minute - used
+
+    def take(self, amount: int) -> None:
+        self._level = self._filled() - amount
+
+    @property
+    def wait_s(self) -> float:
+        """Time until there is one to take; 0: now."""
+        return max(0.0, (1.0 - self._filled()) * 60.0 / self.per_minute)
+
+    def _filled(self) -> float:
+        now = self._clock()
+        self._level = min(float(self.per_minute), self._level + (now - self._at) * self.per_minute / 60.0)
+        self._at = now
+        return self._level
+
+
+class Counted(Protocol):
+    """A generation, as far as it is counted."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def finish_reason(self) -> object | None: ...
+
+
+class Visit:
+    """One request of a client's, from its header to the end of its answer."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self._generations: list[Counted] = []
+        self._num_started = 0  # of work that is not in the list, or not yet
+        self._other_tokens = 0
+        self._charged_tokens = 0
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """While a text is prepared or encoded it counts as open.
+
+        Raises:
+            RateLimited: too many of the key's are.
+            InvalidRequest: this one alone has too many.
+        """
+        self.account.check_open(self)
+        self._num_started += 1
+        try:
+            yield
+        finally:
+            self._num_started -= 1
+
+    def add(self, generation: Counted) -> None:
+        """It counts as open until it ends, and its tokens as used."""
+        self._generations.append(generation)
+
+    def add_tokens(self, num_tokens: int) -> None:
+        """They were used by what is no generation."""
+        self._other_tokens += num_tokens
+
+    @property
+    def num_open(self) -> int:
+        return self._num_started + sum(each.finish_reason is None for each in self._generations)
+
+    def new_tokens(self) -> int:
+        """Those used since it was asked last."""
+        used = self._other_tokens
+        used += sum(each.prompt_tokens + each.completion_tokens for each in self._generations)
+        new, self._charged_tokens = used - self._charged_tokens, used
+        return new
+
+
+class Account:
+    """A key and its visits."""
+
+    def __init__(self, key: Key | None, clock: Clock = time.monotonic, *, is_stranger: bool = False) -> None:
+        """`key` None: of who may do everything without limits, or a stranger, who may do nothing."""
+        self._clock = clock
+        self._key = key
+        self.is_stranger = is_stranger
+        self._requests: Bucket | None = None
+        self._tokens: Bucket | None = None
+        self._ends = DrainRate(clock)
+        self._visits: set[Visit] = set()
+        if key is not None:
+            self.take_limits(key)
+
+    @property
+    def tenant(self) -> str:
+        """Within which prefixes are reused; a key's stays when its secret changes."""
+        return "" if self._key is None else f"key:{self._key.id}"
+
+    @property
+    def name(self) -> str:
+        return "" if self._key is None else self._key.name
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Names that it may use; none: all."""
+        return frozenset() if self._key is None else frozenset(self._key.models)
+
+    def has(self, scope: Scope) -> bool:
+        return not self.is_stranger and (self._key is None or scope in self._key.scopes)
+
+    def take_limits(self, key: Key) -> None:
+        """The key as it is in the file now."""
+        self._key = key
+        self._requests = self._bucket(self._requests, key.requests_per_minute)
+        self._tokens = self._bucket(self._tokens, key.tokens_per_minute)
+
+    @contextmanager
+    def visit(self, *, is_counted: bool) -> Iterator[Visit]:
+        """A request of the key; one that is not counted has no limit.
+
+        Raises:
+            RateLimited: there are too many, or too many tokens were used.
+        """
+        if is_counted:
+            self._admit()
+        visit = Visit(self)
+        self._visits.add(visit)
+        try:
+            yield visit
+        finally:
+            self._visits.discard(visit)
+            self._use(visit)
+            self._ends.add(1)
+
+    def check_open(self, visit: Visit) -> None:
+        """Raises as `Visit.work`, if one more text would be too many."""
+        limit = None if self._key is None else self._key.max_open
+        if limit is None:
+            return
+        if visit.num_open >= limit:
+            raise InvalidRequest(
+                f"the request has more than {limit} texts or choices, and the key {self.name!r} may have "
+                f"{limit} in work at once",
+                hint="send them in several requests",
+            )
+        num_open = sum(each.num_open for each in self._visits)
+        if num_open >= limit:
+            raise RateLimited(
+                f"{num_open} texts of the key {self.name!r} are in work, the limit is {limit}",
+                retry_after_s=self._ends.seconds_for(1),
+                of="requests",
+            )
+
+    def _admit(self) -> None:
+        """Raises as `visit`."""
+        for visit in self._visits:
+            self._use(visit)
+        for bucket, what in ((self._tokens, "tokens"), (self._requests, "requests")):
+            if bucket is not None and bucket.wait_s > 0:
+                raise RateLimited(
+                    f"the key {self.name!r} has used its {bucket.per_minute} {what} a minute; "
+                    f"there is more in {bucket.wait_s:.1f} s",
+                    retry_after_s=bucket.wait_s,
+                    of=what,
+                )
+        if not self._visits:
+            self._ends.restart()
+        if self._requests is not None:
+            self._requests.take(1)
+
+    def _use(self, visit: Visit) -> None:
+        if self._tokens is not None:
+            self._tokens.take(visit.new_tokens())
+
+    def _bucket(self, bucket: Bucket | None, per_minute: int | None) -> Bucket | None:
+        if per_minute is None:
+            return None
+        if bucket is None:
+            return Bucket(per_minute, self._clock)
+        bucket.limit(per_minute)
+        return bucket
