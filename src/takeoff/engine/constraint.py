@@ -128,23 +128,26 @@ class ConstraintState:
 
 
 class ConstraintCompiler:
-    """Grammars made ready for one vocabulary; the last used are kept. One thread uses it."""
+    """Grammars made ready for one vocabulary; the last used are kept. One thread uses it.
+
+    Kept within one tenant: another's would tell by its speed that somebody has the same grammar.
+    """
 
     def __init__(self, tokenizer: LLTokenizer, n_vocab: int) -> None:
         self._tokenizer = tokenizer
         self._n_vocab = n_vocab
         self._shortest_way = ShortestWay(tokenizer, n_vocab)
-        self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._matchers: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
         self._num_bytes = 0
 
-    def compile(self, grammar: str) -> ConstraintState:
+    def compile(self, grammar: str, tenant: str = "") -> ConstraintState:
         """The state before the first token. The GIL is released for most of it."""
-        matcher = self._matchers.pop(grammar, None)
+        matcher = self._matchers.pop((tenant, grammar), None)
         if matcher is None:
             matcher = new_matcher(self._tokenizer, grammar)
             self._num_bytes += len(grammar)
-        self._matchers[grammar] = matcher
+        self._matchers[tenant, grammar] = matcher
         while len(self._matchers) > MAX_CACHED_GRAMMARS or self._num_bytes > MAX_CACHED_BYTES:
-            oldest, _ = self._matchers.popitem(last=False)
+            (_, oldest), _ = self._matchers.popitem(last=False)
             self._num_bytes -= len(oldest)
         return ConstraintState(matcher, self._tokenizer, self._n_vocab, self._shortest_way)

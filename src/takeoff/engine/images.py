@@ -41,14 +41,14 @@ class Prompt:
 
 
 class ImageReader:
-    """Puts images into prompts; keeps what was computed of the last ones. One thread calls it."""
+    """Puts images into prompts; keeps what was computed of the last ones, by tenant. One thread calls it."""
 
     def __init__(self, projector: Projector, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._projector = projector
         self._cache_bytes = cache_bytes
-        self._read: OrderedDict[bytes, list[Piece]] = OrderedDict()
+        self._read: OrderedDict[tuple[str, bytes], list[Piece]] = OrderedDict()
 
-    def place(self, token_ids: Sequence[int], images: Sequence[PlacedImage]) -> Prompt:
+    def place(self, token_ids: Sequence[int], images: Sequence[PlacedImage], tenant: str = "") -> Prompt:
         """The prompt of `token_ids` with each image before the token that it names.
 
         Raises:
@@ -60,7 +60,7 @@ class ImageReader:
         for placed in images:
             ids += token_ids[done : placed.place]
             done = placed.place
-            for number, piece in enumerate(self._pieces(placed.image)):
+            for number, piece in enumerate(self._pieces(placed.image, tenant)):
                 if isinstance(piece, ImageTokens):
                     spans.append(ImageSpan(len(ids), piece))
                     ids += _ids(placed.image.digest, number, len(piece.vectors))
@@ -68,9 +68,9 @@ class ImageReader:
                     ids += piece
         return Prompt([*ids, *token_ids[done:]], tuple(spans))
 
-    def _pieces(self, image: Image) -> list[Piece]:
-        pieces = self._read.pop(image.digest, None) or self._projector.read(image)
-        self._read[image.digest] = pieces
+    def _pieces(self, image: Image, tenant: str) -> list[Piece]:
+        pieces = self._read.pop((tenant, image.digest), None) or self._projector.read(image)
+        self._read[tenant, image.digest] = pieces
         while sum(map(_bytes, self._read.values())) > self._cache_bytes and len(self._read) > 1:
             self._read.popitem(last=False)
         return pieces

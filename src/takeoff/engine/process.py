@@ -185,9 +185,10 @@ class EngineProcess:
         compiler = ConstraintCompiler(kernels.constraint_tokenizer(), kernels.n_vocab)
         while True:
             job = self._to_compile.get()
-            assert job.submit.grammar is not None, "only constrained requests come here"
-            with self._beacon.at_work([job.submit.request_id], Lane.COMPILE):
-                constraint = compiler.compile(job.submit.grammar)
+            submit = job.submit
+            assert submit.grammar is not None, "only constrained requests come here"
+            with self._beacon.at_work([submit.request_id], Lane.COMPILE):
+                constraint = compiler.compile(submit.grammar, submit.tenant)
             inbox.put(replace(job, constraint=constraint))
 
     def _read_images(
@@ -201,8 +202,9 @@ class EngineProcess:
             if request_id not in self._in_work:
                 continue
             try:
+                submit = job.submit
                 with self._beacon.at_work([request_id], Lane.IMAGES):
-                    prompt = reader.place(job.submit.prompt_token_ids, job.submit.images)
+                    prompt = reader.place(submit.prompt_token_ids, submit.images, submit.tenant)
                 if len(prompt.token_ids) >= n_ctx_slot:
                     raise PromptTooLong.beyond(len(prompt.token_ids), n_ctx_slot)
             except InvalidRequest as exc:

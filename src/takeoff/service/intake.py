@@ -143,7 +143,7 @@ async def _tried_grammar(request: Request, reader: Reader, thought: ThoughtStart
         raise InvalidRequest(
             f"the reader {reader.reader_id} takes no constraints", param=constraint.kind.value
         )
-    return await preparers(reader).try_constraint(constraint, thought)
+    return await preparers(reader).try_constraint(constraint, thought, tenant=request.tenant)
 
 
 async def _predicted(request: Request, reader: Reader, room: int) -> list[int]:

@@ -241,8 +241,8 @@ class Preparers:
         self._short = short
         self._large = large
         self._trial = trial
-        # of the last constraints, behind the thoughts that they came with
-        self._grammars: OrderedDict[tuple[Constraint, str], str] = OrderedDict()
+        # of the last constraints of each tenant, behind the thoughts that they came with
+        self._grammars: OrderedDict[tuple[str, Constraint, str], str] = OrderedDict()
         self._images: WeakValueDictionary[bytes, Image] = WeakValueDictionary()  # of open requests
         self._ids = itertools.count()
 
@@ -337,7 +337,9 @@ class Preparers:
         assert isinstance(answer, ChatRendered)
         return answer.texts
 
-    async def try_constraint(self, constraint: Constraint, thought: ThoughtStart | None = None) -> str:
+    async def try_constraint(
+        self, constraint: Constraint, thought: ThoughtStart | None = None, *, tenant: str = ""
+    ) -> str:
         """The grammar of a constraint that can be enforced, on what follows a thought where one may come.
 
         Raises:
@@ -345,7 +347,7 @@ class Preparers:
             PreparerFailed: the preparer can't be started.
         """
         check_unicode(constraint.source)
-        key = constraint, repr(thought)
+        key = tenant, constraint, repr(thought)
         grammar = self._grammars.pop(key, None)
         if grammar is None:
             try:
