@@ -167,6 +167,7 @@ def test_a_port_in_use_is_an_error_and_leaves_no_process(smollm2_path: Path) -> 
         (("--host", "0.0.0.0"), "0.0.0.0 can be reached from other machines, and no key is set"),
         (("--port", "70000"), "port: Input should be less than or equal to 65535, got '70000'"),
         (("--model", "no-such-file.gguf"), "no-such-file.gguf"),
+        (("--tls-cert", "no.pem", "--tls-key", "no.key"), "no.pem can't be read: No such file or directory"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(flags: tuple[str, ...], message: str) -> None:

@@ -26,6 +26,7 @@ def serve(flags: dict[str, Any]) -> None:
     import uvloop
 
     from takeoff.cli.key import with_key
+    from takeoff.http.tls import tls_context
     from takeoff.keys.keyring import Keyring
     from takeoff.observe.logs import set_up_logs
     from takeoff.settings import load_settings
@@ -33,6 +34,7 @@ def serve(flags: dict[str, Any]) -> None:
     settings = with_key(load_settings(flags))
     set_up_logs(settings.log_level)
     check_reach(settings)
+    tls_context(settings)  # what is wrong with it is told before a model is loaded
     keys = Keyring(settings.api_key, settings.keys_path, must_exist=settings.keys_file is not None)
     planned = plan_told(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -157,7 +159,7 @@ def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Door
 
     console = talk()
     host = _host_to_call(settings.host)
-    url = f"http://{host}:{doors.ports[FRONT]}"
+    url = f"http{'s' if settings.tls_cert else ''}://{host}:{doors.ports[FRONT]}"
     key = "" if not settings.asks_for_keys else ' -H "Authorization: Bearer $TAKEOFF_API_KEY"'
     body = '{"text":"List 3 things to do in London."}'
     for note in doors.notes:

@@ -1,4 +1,4 @@
-"""A door: one listening socket, uvicorn behind it, header limits that uvicorn does not have."""
+"""A door: one listening socket, uvicorn behind it, limits of headers and time that uvicorn does not have."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from takeoff.errors import StartError
+from takeoff.http.tls import tls_context
 from takeoff.settings import Settings
 
 KEEP_ALIVE_S = 30  # a connection waits this long for its next request
@@ -48,6 +49,7 @@ class DoorServer:
     """Serves an app on a socket from `listen`. Signals are the caller's."""
 
     def __init__(self, app: ASGIApp, settings: Settings, sock: socket.socket) -> None:
+        """Raises SettingsError: the certificate or its key can't be used."""
         self._socket = sock
         config = uvicorn.Config(
             app,
@@ -61,7 +63,9 @@ class DoorServer:
             timeout_keep_alive=KEEP_ALIVE_S,
             backlog=512,
         )
-        self._server = _Server(config)
+        config.load()
+        config.ssl = tls_context(settings)
+        self._server = _Server(config, settings.header_timeout_s)
 
     @property
     def port(self) -> int:
@@ -95,6 +99,31 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, handshake_timeout_s: float) -> None:
+        super().__init__(config)
+        self._handshake_timeout_s = handshake_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections; a TLS handshake has its time, of which uvicorn makes a minute."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def create_protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state={}
+            )
+
+        self.servers = [
+            await loop.create_server(
+                create_protocol,
+                sock=sock,
+                ssl=config.ssl,
+                ssl_handshake_timeout=None if config.ssl is None else self._handshake_timeout_s,
+                backlog=config.backlog,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the program."""

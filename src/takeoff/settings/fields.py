@@ -194,6 +194,11 @@ class Settings(ReaderSettings):
         None,
         description="File of keys that `takeoff keys` makes; default: keys.json in `home`, if there is one",
     )
+    tls_cert: FilePath | None = Field(
+        None,
+        description="PEM file of a certificate, with those of its issuers: the doors speak HTTPS with it",
+    )
+    tls_key: FilePath | None = Field(None, description="PEM file of the certificate's key, not encrypted")
     make_key: bool = Field(False, description="Make a key at each start and print it, if none is given")
     insecure: bool = Field(False, description="Allow a non-loopback address without a key")
     allowed_host: Names = Field((), description="Host names to answer to besides the loopback ones")
@@ -280,6 +285,12 @@ class Settings(ReaderSettings):
     def named(self) -> frozenset[str]:
         """Fields that a manifest, a variable or a flag set, even to their default."""
         return frozenset(self.model_fields_set)
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together, and one of them is not given")
+        return self
 
     @model_validator(mode="after")
     def _doors_differ(self) -> Self:
