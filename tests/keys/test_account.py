@@ -144,6 +144,9 @@ def test_the_wait_for_a_place_is_how_long_requests_take() -> None:
     for _ in range(4):
         with alice.visit(is_counted=True) as visit, visit.work():
             clock.now += 5.0
+        for _ in range(20):  # that ask for no text say nothing of it
+            ask(alice)
+        clock.now += 100.0  # nor does the time between them
     with (
         alice.visit(is_counted=True) as first,
         first.work(),

@@ -118,6 +118,15 @@ def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["keys.json", "keys.json.lock"]
 
 
+def test_of_a_link_the_file_that_it_points_to_is_changed(tmp_path: Path) -> None:
+    write_keys(tmp_path / "real.json", make_key("alice")[0])
+    link = tmp_path / "keys.json"
+    link.symlink_to("real.json")
+    write_keys(link, bob := make_key("bob")[0])
+    assert link.is_symlink()
+    assert read_keys(tmp_path / "real.json") == [bob]
+
+
 def test_a_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KeyFileError, match="can't be written") as refused:

@@ -69,6 +69,7 @@ class Visit:
         self._num_started = 0  # of work that is not in the list, or not yet
         self._other_tokens = 0
         self._charged_tokens = 0
+        self.num_texts = 0  # that were begun
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -80,6 +81,7 @@ class Visit:
         """
         self.account.check_open(self)
         self._num_started += 1
+        self.num_texts += 1
         try:
             yield
         finally:
@@ -159,7 +161,8 @@ class Account:
         finally:
             self._visits.discard(visit)
             self._use(visit)
-            self._ends.add(1)
+            if visit.num_texts:
+                self._ends.add(visit.num_texts)
 
     def check_open(self, visit: Visit) -> None:
         """Raises as `Visit.work`, if one more text would be too many."""
@@ -173,6 +176,8 @@ class Account:
                 hint="send them in several requests",
             )
         num_open = sum(each.num_open for each in self._visits)
+        if num_open == 0:
+            self._ends.restart()
         if num_open >= limit:
             raise RateLimited(
                 f"{num_open} texts of the key {self.name!r} are in work, the limit is {limit}",
@@ -192,8 +197,6 @@ class Account:
                     retry_after_s=bucket.wait_s,
                     of=what,
                 )
-        if not self._visits:
-            self._ends.restart()
         if self._requests is not None:
             self._requests.take(1)
 

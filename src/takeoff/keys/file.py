@@ -84,6 +84,7 @@ def change_keys(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
     Raises:
         KeyFileError: as `read_keys`; or it can't be written.
     """
+    path = path.resolve()  # of a link what it points to is replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
