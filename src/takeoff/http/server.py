@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import socket
+import sys
+import termios
 from collections.abc import Iterator
 from typing import cast
 
@@ -139,13 +142,36 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
     class LimitedProtocol(HttpToolsProtocol):
         header_bytes = 0
         header_timer: asyncio.TimerHandle | None = None
+        send_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > settings.max_connections:
                 self._refuse(503, f"{settings.max_connections} connections are open, which is the limit")
+            elif self._num_of_client() > (settings.max_connections_per_client or settings.max_connections):
+                limit = f"{settings.max_connections_per_client} connections of this address are open"
+                self._refuse(503, f"{limit}, which is the limit")
             else:
                 self._start_timer()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_sending()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_watching()
+            if self.transport.is_closing():
+                self._watch_sending()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._watch_sending()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch_sending()
 
         def data_received(self, data: bytes) -> None:
             in_header = self.header_timer is not None
@@ -179,6 +205,7 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_watching()
             super()._unset_keepalive_if_required()
             super().connection_lost(exc)
 
@@ -194,6 +221,30 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
             if self.header_timer is not None:
                 self.header_timer.cancel()
                 self.header_timer = None
+
+        def _watch_sending(self) -> None:
+            """From here on nothing is added to what is to be sent, so it gets less or nobody takes it."""
+            if self.send_timer is None:
+                size = _unsent_bytes(self.transport)
+                self.send_timer = self.loop.call_later(settings.send_timeout_s, self._check_sending, size)
+
+        def _stop_watching(self) -> None:
+            if self.send_timer is not None:
+                self.send_timer.cancel()
+                self.send_timer = None
+
+        def _check_sending(self, size: int) -> None:
+            self.send_timer = None
+            if _unsent_bytes(self.transport) < size:
+                self._watch_sending()
+            else:
+                self.transport.abort()
+
+        def _num_of_client(self) -> int:
+            """Connections from the address of this one."""
+            if settings.max_connections_per_client is None:
+                return 1
+            return sum(_host(each.transport) == _host(self.transport) for each in self.connections)
 
         def _header_is_late(self) -> None:
             self._refuse(408, f"the header did not arrive within {settings.header_timeout_s:g} s")
@@ -213,5 +264,24 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
             head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
             self.transport.close()
+            self._watch_sending()
 
     return cast(type[asyncio.Protocol], LimitedProtocol)
+
+
+def _host(transport: asyncio.BaseTransport) -> str:
+    """The other side's address; of a connection that is lost none."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if name else ""
+
+
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """What the other side has not taken yet: of ours, and on Linux of what the kernel holds of it.
+
+    It asks for more only when a good part of its megabytes is gone, for which a slow client takes long.
+    """
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sys.platform == "linux" and sock is not None and sock.fileno() >= 0:
+        size += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return size

@@ -236,7 +236,16 @@ class Settings(ReaderSettings):
         le=3_600,
         description="An event stream that has had no news for so long says so, for proxies to keep it",
     )
-    max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections")
+    send_timeout_s: float = Field(
+        60.0, gt=0, le=3_600, description="A client that takes nothing of its answer for so long is cut off"
+    )
+    max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections, at each door")
+    max_connections_per_client: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Of them from one address; default: all, as a proxy in front has one address",
+    )
     prepare_timeout_s: float = Field(
         10.0, gt=0, le=600, description="Time the preparer has for one prompt before it is restarted"
     )
