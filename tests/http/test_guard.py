@@ -11,6 +11,8 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 from tests.http.door import MAKERS, Answer, FakeService, ask, make_door
 
+from takeoff.http.guard import OPEN_PATHS
+
 KEY = "s3cret"
 BODY = {
     "text": "a",
@@ -77,7 +79,7 @@ def test_every_route_asks_for_the_key(door: str) -> None:
     service = FakeService()
     app = make_door(service, door, api_key=KEY)
     for method, path in every_route(app):
-        if path == HEALTH:  # the exception, see below
+        if path in OPEN_PATHS:  # the exceptions, see below
             continue
         refused = ask(app, method, path, BODY)
         assert refused.status == 401, (method, path)
@@ -112,6 +114,18 @@ def test_whether_it_is_well_is_told_to_everyone_and_why_not_to_who_has_a_key(doo
     assert service.calls == []
     assert ask(app, "GET", f"{HEALTH}?state=live", headers=[bearer(KEY.encode())]).status == 503
     assert ask(app, "POST", HEALTH, {}).status == 405
+
+
+@every_door
+def test_probes_are_answered_to_everyone_and_tell_of_readers_to_who_has_a_key(door: str) -> None:
+    app = make_door(door=door, api_key=KEY)
+    for path in OPEN_PATHS:
+        told = ask(app, "GET", path)
+        assert (told.status, told.json["status"]) == (200, "live")
+        assert not told.json.get("readers"), path
+        assert ask(app, "GET", path + "?x").status == 401
+    with_key = ask(app, "GET", "/readyz", headers=[bearer(KEY.encode())])
+    assert [reader["state"] for reader in with_key.json["readers"]] == ["live"]
 
 
 @every_door

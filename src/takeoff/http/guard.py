@@ -25,7 +25,8 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-OPEN_PATHS = frozenset({"/healthz"})  # to everyone, for load balancers and probes; without a query
+# To everyone, for load balancers and probes; without a query.
+OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/startupz"})
 
 # In the tasks of a request: whose it is. What it is not part of must not be in the way of all handlers.
 current_visit: ContextVar[Visit] = ContextVar("current_visit")

@@ -32,6 +32,10 @@ class KeyedService:
         return self._service.is_ready
 
     @property
+    def has_started(self) -> bool:
+        return self._service.has_started
+
+    @property
     def status(self) -> str:
         """The word alone for strangers: the reason behind it may name files."""
         status = self._service.status
@@ -45,6 +49,9 @@ class KeyedService:
         return [name for name in self._service.models() if self._is_allowed(name)]
 
     def readers(self) -> Sequence[Reader]:
+        """Those that the key may use; strangers are told of none."""
+        if _account().is_stranger:
+            return []
         return [reader for reader in self._service.readers() if _may_use(reader)]
 
     def model_config(self, reader_id: str) -> dict[str, Any]:
