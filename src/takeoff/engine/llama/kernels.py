@@ -51,11 +51,11 @@ class LlamaKernels:
             ModelError: llama.cpp refused a file, memory for a context was not to be had, or the model's
                 state can't move between slots of two sizes.
         """
-        if load.deterministic:
-            multiply_every_row()
         self._contexts: list[LlamaContext] = []
         self._context_of: list[LlamaContext] = []  # by slot
         self._model = LlamaModel(load, on_progress)
+        if load.deterministic:
+            multiply_every_row()
         try:
             for slots in load.classes:
                 context = LlamaContext(self._model, load, slots, first_slot=len(self._context_of))
