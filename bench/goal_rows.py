@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Row:
         return tuple(dict.fromkeys((self.goal.ours.scenario, self.goal.peer.scenario)))
 
     def markdown(self, pairs: Sequence[tuple[float, float]], shown: Callable[[float], str]) -> str:
-        ratios = [ours / peer for ours, peer in pairs if peer]
+        ratios = [ours / peer if peer else math.inf for ours, peer in pairs]
         ratio = statistics.median(ratios)
         ours, peer = (statistics.median(values) for values in zip(*pairs, strict=True))
         span = shown(ratio)
