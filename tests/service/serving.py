@@ -75,10 +75,20 @@ async def running_service(
     """A service that is ready; afterwards its processes are gone and its books are balanced."""
     service = make_service(*engine_options, **settings)
     launch(service, n_ctx_slot)
+    async with until_stopped(service):
+        yield service
+
+
+@asynccontextmanager
+async def until_stopped(service: Service, limit_s: float = LIMIT_S) -> AsyncIterator[None]:
+    """From when what was launched is ready until its processes are gone and its books are balanced.
+
+    `limit_s` is for getting ready and for what is done with it.
+    """
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             await service.wait_ready()
-            yield service
+            yield
     finally:
         await service.stop()
     assert_balanced(service)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.service.marked_engine import ABORTS, HANGS, IS_SLOW, SEGFAULTS
-from tests.service.serving import HERE, assert_balanced, engine_pid, make_load, never_plan, text_of, until
+from tests.service.serving import HERE, engine_pid, make_load, never_plan, text_of, until, until_stopped
 
 from takeoff.errors import EngineFailed
 from takeoff.observe.metrics import Metrics
@@ -41,13 +41,8 @@ async def running(model: Path) -> AsyncIterator[Service]:
     )
     service = Service(Settings(), Metrics(), never_plan, commands=commands)
     service.launch("r1", ReaderSettings(), Launch("smollm2", model, Task.GENERATE, load, {}))
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            await service.wait_ready()
-            yield service
-    finally:
-        await service.stop()
-    assert_balanced(service)
+    async with until_stopped(service, LIMIT_S):
+        yield service
 
 
 def request(prompt: tuple[int, ...], tokens: int = 40) -> Request:

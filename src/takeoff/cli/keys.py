@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from takeoff.keys.key import Key
@@ -247,7 +248,7 @@ def _path(keys: Path | None, home: Path | None) -> tuple[Path, bool]:
     return settings.keys_path, settings.keys_file is not None
 
 
-def _changed(keys: Path | None, home: Path | None, change: Any) -> Path:
+def _changed(keys: Path | None, home: Path | None, change: Callable[[list[Key]], list[Key]]) -> Path:
     from takeoff.keys.file import change_keys
 
     path, _ = _path(keys, home)

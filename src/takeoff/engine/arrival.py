@@ -51,9 +51,8 @@ def arrived(
     accepts = None if constraint is None else partial(constraint.accepts, controls=controls)
     piece = showing(controls, kernels.piece) if controls else kernels.piece
     text = TextStream(piece, params.stop, params.stop_tokens, accepts)
-    told, again = message.emitted_token_ids, list[int]()
-    if token_by_token:
-        told, again = again, told
+    emitted, none = message.emitted_token_ids, list[int]()
+    told, again = (none, emitted) if token_by_token else (emitted, none)
     for token_id in told:
         text.push(token_id, may_stop=sampling.num_completion_tokens + 1 >= params.min_new_tokens)
         sampling.append(token_id)

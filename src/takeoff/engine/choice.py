@@ -45,9 +45,7 @@ class Chooser:
             return self._say_again(seq)
         if token_id is None:
             return ended(seq, FinishReason.FAILED, error=_dead_end(seq))
-        may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
-        seq.token_ids.append(token_id)
-        seq.sampling.append(token_id)
+        may_stop = _append(seq, token_id)
         if token_id in self._eog:
             return ended(seq, _end_of(seq), (token_id,), seq.text.flush())
         text, stopped = seq.text.push(token_id, may_stop=may_stop)
@@ -63,10 +61,7 @@ class Chooser:
     def _say_again(self, seq: Sequence) -> TokenEvent:
         """Append the next token that the client has already: no news."""
         token_id = seq.to_say_again.pop()
-        may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
-        seq.token_ids.append(token_id)
-        seq.sampling.append(token_id)
-        seq.text.push(token_id, may_stop=may_stop)
+        seq.text.push(token_id, may_stop=_append(seq, token_id))
         return TokenEvent(request_id=seq.request_id)
 
     def _with_logprobs(self, event: TokenEvent, seq: Sequence, own: OwnLogprobs, row: int) -> TokenEvent:
@@ -80,6 +75,14 @@ class Chooser:
             told = [nothing_before, *seq.prompt_logprobs, *told]
             seq.prompt_logprobs = []
         return replace(event, logprobs=tuple(told))
+
+
+def _append(seq: Sequence, token_id: int) -> bool:
+    """Make a token the next of its sequence; returns whether the text may end with it."""
+    may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
+    seq.token_ids.append(token_id)
+    seq.sampling.append(token_id)
+    return may_stop
 
 
 def ended(
