@@ -300,13 +300,28 @@ def test_a_model_that_cannot_be_trimmed_reuses_exact_snapshots_only() -> None:
     run.assert_prefilled(160 + 9 * 10, prompts=9)
 
 
-def test_a_model_that_cannot_be_trimmed_learns_where_prompts_part() -> None:
+@pytest.mark.parametrize("length", [128, 129, 130])  # slices have 64 tokens: one may end right before it
+def test_a_model_that_cannot_be_trimmed_learns_where_prompts_part(length: int) -> None:
     run = Run(1, can_trim=False)
-    system = prompt_of(96)
+    system = prompt_of(length)
     for i in range(4):
         run.submit(i, system + prompt_of(40, seed=i + 1))
         run.finish()
-    assert [run.events[i][0].cached_tokens for i in range(4)] == [0, 0, 96, 96]
+    assert [run.events[i][0].cached_tokens for i in range(4)] == [0, 0, length, length]
+
+
+@pytest.mark.parametrize("length", [128, 129, 130])
+def test_a_follower_forks_from_a_leader_that_cannot_be_trimmed_and_has_no_slice_of_one_token(
+    length: int,
+) -> None:
+    run = Run(2, can_trim=False, deterministic=True)
+    for i in range(2):
+        run.submit(i, prompt_of(length) + prompt_of(40, seed=i + 1))
+    run.finish()
+    assert [run.events[i][0].cached_tokens for i in range(2)] == [0, length]
+    assert all(
+        len(rows.token_ids) > 1 or rows.pos >= length + 40 for call in run.kernels.calls for rows in call
+    )
 
 
 def test_deterministic_prefill_has_one_sequence_a_call_and_no_slice_of_one_token() -> None:

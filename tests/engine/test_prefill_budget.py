@@ -96,6 +96,7 @@ def test_on_a_slow_machine_no_call_is_expected_to_take_over_a_second() -> None:
     slow = Cost(fixed=0.2, per_token=0.1, per_pair=1e-9)
     assert fitting(room(NOBODY, cost=slow)) in (7, 8), "sixteen tokens would take 1.8 s"
     assert fitting(room(NOBODY, cost=slow._replace(per_token=3.0))) == 1, "one can't be cut"
+    assert fitting(room(NOBODY, cost=slow._replace(fixed=1.2))) == 16, "calls of one would take as long"
 
 
 def test_a_wide_gap_does_not_make_a_call_of_over_a_second() -> None:

@@ -66,6 +66,20 @@ def test_a_call_that_waits_for_its_weights_to_be_read_from_disk_is_slow_and_no_h
         assert look_for(pulse, beacon, 3.0) is not None, "no page has come for two seconds"
 
 
+def test_a_call_that_other_programs_leave_no_core_is_slow_and_no_hang(tmp_path: Path) -> None:
+    beacon = Beacon()
+    (thread := tmp_path / "task" / "7").mkdir(parents=True)
+    pulse = Pulse(beacon, tmp_path)
+    looks = 0
+    with beacon.call([1], 0.01):
+        verdict = None
+        while verdict is None:
+            (thread / "schedstat").write_text(f"250000000 {looks * 3 * LOOK_S / 4 * 1e9:.0f} 99\n")
+            verdict = look_for(pulse, beacon, LOOK_S)
+            looks += 1
+    assert 7.8 < looks * LOOK_S < 8.6, "it had a quarter of a core: two seconds of it are over in eight"
+
+
 def test_a_stopped_process_is_given_up_after_a_second_and_accuses_no_request() -> None:
     beacon = Beacon()
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -64,7 +64,11 @@ class Room:
 
     def _least(self, start: int) -> int:
         """What a call holds even where there is no time: nobody waits for ever."""
-        least_s = min(MIN_STRETCH * MIN_PREFILL_TOKENS * self.cost.per_token, MAX_CALL_S - self.cost.fixed)
+        least_s = MIN_STRETCH * MIN_PREFILL_TOKENS * self.cost.per_token
+        if (
+            self.cost.fixed < MAX_CALL_S
+        ):  # a starved machine, where no call can keep to it, is best left early
+            least_s = min(least_s, MAX_CALL_S - self.cost.fixed)
         return max(min(MIN_PREFILL_TOKENS, self._within(least_s, start)), 1)
 
     def _within(self, seconds: float, start: int) -> int:

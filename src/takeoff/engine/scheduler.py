@@ -233,11 +233,19 @@ class Scheduler:
             return pending
         max_slice = min(self._max_slice, self._max_outputs) if seq.params.prompt_logprobs else self._max_slice
         size = min(pending, max(most, 2), max_slice)
-        ahead = [point - computed for point in seq.fork_points if point - computed >= 2]
-        size = min(size, *ahead) if ahead else size
+        size = self._up_to_fork(seq, size)
         if self._exact_slices and pending - size == 1:
             return pending if pending <= max_slice else max(size - 1, 1)
         return size
+
+    def _up_to_fork(self, seq: Sequence, size: int) -> int:
+        """`size`, cut at the next fork point: no slice passes it, and none leaves a rest that is no slice."""
+        least = 2 if self._exact_slices else 1
+        ahead = [point - seq.num_computed_tokens for point in seq.fork_points]
+        distance = min((tokens for tokens in ahead if tokens >= least), default=size)
+        if size >= distance or distance - size >= least:
+            return min(size, distance)
+        return size - 1 if size > least else distance
 
 
 def _arrival(seq: Sequence) -> float:

@@ -7,6 +7,7 @@ news of that time is still to be read.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Pulse:
         self._call = 0
         self._call_looks = 0  # that have seen it
         self._page_reads = 0
+        self._delays: dict[str, int] = {}  # of each thread when the call was first seen, in nanoseconds
 
     def heard(self) -> None:
         """A message has come."""
@@ -62,18 +64,41 @@ class Pulse:
         if call is None:
             return None
         if call.number != self._call:
-            self._call, self._call_looks, self._page_reads = call.number, 0, self._status()[1]
+            self._call = call.number
+            self._begin(self._status()[1])
             return None
         self._call_looks += 1
+        took_s = self._call_looks * LOOK_S
         limit_s = max(MIN_WEDGED_S, WEDGED_TIMES * call.expected_s)
-        if not math.isfinite(limit_s) or self._call_looks * LOOK_S <= limit_s:
+        if not math.isfinite(limit_s) or took_s <= limit_s or took_s - self._starved_s() <= limit_s:
             return None
         _, page_reads = self._status()
         if page_reads != self._page_reads:  # it reads its weights from disk again: slow, but it gets on
-            self._page_reads, self._call_looks = page_reads, 0
+            self._begin(page_reads)
             return None
         took = f"took more than {limit_s:.1f} s, {call.expected_s:.2g} s were expected"
         return Verdict(f"a call of the engine {took}, and it was killed", True)
+
+    def _begin(self, page_reads: int) -> None:
+        """Count anew how long the call takes."""
+        self._call_looks, self._page_reads, self._delays = 0, page_reads, self._run_delays()
+
+    def _starved_s(self) -> float:
+        """How long the call has waited for other programs to leave a core to it: its most delayed thread."""
+        delays = self._run_delays().items()
+        return max((delay - self._delays.get(thread, 0) for thread, delay in delays), default=0) / 1e9
+
+    def _run_delays(self) -> dict[str, int]:
+        """Nanoseconds that each thread was ready to run and did not, in its life.
+
+        Source: Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat, second number.
+        """
+        delays = {}
+        with suppress(OSError):
+            for task in (self._process / "task").iterdir():
+                with suppress(OSError):  # it has ended
+                    delays[task.name] = int((task / "schedstat").read_text().split()[1])
+        return delays
 
     def _status(self) -> tuple[str, int]:
         """The state of the process, and how often it had to wait for a page to be read from disk.
