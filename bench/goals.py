@@ -59,7 +59,8 @@ def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Names
     logs = Path(tempfile.mkdtemp(prefix="takeoff-goals-"))
     flags = tuple(options.serve_flag)
     if servers == "bandwidth":
-        yield read_share(partial(takeoff, setup, flags=flags), setup, logs, options.rounds)
+        plain = (*flags, "--speculation=off")  # with drafts, tokens/s say nothing of the bytes that are read
+        yield read_share(partial(takeoff, setup, flags=plain), setup, logs, options.rounds)
         return
     if servers == "restart":
         yield restart(setup, flags, logs, options.rounds)

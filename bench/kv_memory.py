@@ -42,7 +42,7 @@ class Asked:
     max_tokens: int
     first_s: float = 0.0
     done_s: float = 0.0
-    chunks: int = 0
+    num_tokens: int = 0  # that the server says it made
     error: str | None = None
 
 
@@ -63,6 +63,7 @@ async def ask(client: httpx.AsyncClient, url: str, asked: Asked) -> None:
         "max_tokens": asked.max_tokens,
         "temperature": 0,
         "stream": True,
+        "stream_options": {"include_usage": True},
         "ignore_eos": True,
     }
     started = time.perf_counter()
@@ -73,9 +74,9 @@ async def ask(client: httpx.AsyncClient, url: str, asked: Asked) -> None:
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
-            choices = json.loads(line[6:]).get("choices") or []
-            if choices and choices[0].get("text"):
-                asked.chunks += 1
+            event = json.loads(line[6:])
+            asked.num_tokens = (event.get("usage") or {}).get("completion_tokens", asked.num_tokens)
+            if any(choice.get("text") for choice in event.get("choices") or []):
                 asked.first_s = asked.first_s or time.perf_counter() - started
     asked.done_s = time.perf_counter() - started
 
@@ -146,7 +147,7 @@ def run(way: str, args: argparse.Namespace) -> None:
         server = takeoff(args.model, *slots, "--memory-gb", str(args.memory_gb))
     with server as (url, pid):
         long, short, seconds, most = asyncio.run(measure(url, pid))
-    failed = [each for each in [*long, *short] if each.error or each.chunks < each.max_tokens // 2]
+    failed = [each for each in [*long, *short] if each.error or each.num_tokens < each.max_tokens]
     first = sorted(each.first_s for each in short)
     ends = sorted(each.done_s for each in short)
     print(
@@ -157,7 +158,7 @@ def run(way: str, args: argparse.Namespace) -> None:
         flush=True,
     )
     for each in failed[:3]:
-        print(f"  {each.error or f'{each.chunks} pieces of text'}")
+        print(f"  {each.error or f'{each.num_tokens} of {each.max_tokens} tokens'}")
 
 
 def main() -> None:

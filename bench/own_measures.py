@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ WRITE_TIMEOUT_S = 30.0
 
 
 def read_bandwidth(threads: int) -> float:
-    """GB/s at which so many threads read memory that each has for itself; the best of several tries."""
+    """GB/s at which so many threads read memory that each has for itself; the median of several tries."""
     arrays = [np.ones(READ_BYTES // 8, np.int64) for _ in range(threads)]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         rates = []
@@ -43,21 +44,24 @@ def read_bandwidth(threads: int) -> float:
             began = time.perf_counter()
             list(pool.map(np.max, arrays))
             rates.append(threads * READ_BYTES / (time.perf_counter() - began) / 1e9)
-    return max(rates)
+    return statistics.median(rates)
 
 
 def read_share(start: Callable[[int], Start], setup: Setup, logs: Path, rounds: int) -> dict[str, Any]:
-    """One stream, its tokens/s times the bytes of the weights, and a read test before each round."""
+    """One stream, its tokens/s times the bytes of the weights, and a read test before and after each round:
+    what the machine's memory gives changes with what its neighbours do.
+    """
     read, ours = [], []
     with running("takeoff", start, logs / "takeoff.log") as server:
         prompts = Prompts(1)
         _alone(server, Work(prompts.text(16), 8))
         for _ in range(rounds):
-            read.append(read_bandwidth(setup.cores))
+            before = read_bandwidth(setup.cores)
             tpot_s = _alone(server, Work(prompts.text(16), TOKENS)).tpot_s
             if tpot_s is None:
                 raise SystemExit("a text of one piece has no tokens/s")
             ours.append(setup.model.stat().st_size / tpot_s / 1e9)
+            read.append((before + read_bandwidth(setup.cores)) / 2)
             print(f"{1 / tpot_s:.2f} tokens/s, {ours[-1]:.2f} of {read[-1]:.2f} GB/s", file=sys.stderr)
     return _result("one", "read", {"takeoff": ours, "read test": read}, start(0))
 

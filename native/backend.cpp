@@ -31,7 +31,7 @@ namespace {
 constexpr const char * NAME = "Takeoff";
 
 std::atomic<uint64_t> num_attended{0}, num_multiplied{0};  // calls that were computed here
-std::atomic<bool> takes_every_row{false};  // also what ggml computes faster, for the sake of equal bits
+std::atomic<bool> rows_alike{false};  // the same bits for a row alone as beside others, though alone it could be faster
 
 struct State {
     takeoff::Kernel kernel;
@@ -65,8 +65,7 @@ bool takes_product(const ggml_tensor * node) {
     const bool has_types = takeoff::is_known(weights->type) && inputs->type == GGML_TYPE_F32;
     const bool has_rows = ggml_is_contiguous(weights) && inputs->nb[0] == sizeof(float)
         && weights->ne[0] % takeoff::BLOCK == 0 && weights->ne[1] % takeoff::TILE_ROWS == 0;
-    const bool is_faster = inputs->ne[1] > 1 || weights->type != GGML_TYPE_Q8_0;
-    return is_flat && has_types && has_rows && (is_faster || takes_every_row) && takeoff::find_multiplier().multiply != nullptr;
+    return is_flat && has_types && has_rows && takeoff::find_multiplier().multiply != nullptr;
 }
 
 // --- a backend: computes graphs of nodes that it takes ---
@@ -95,7 +94,8 @@ void multiply(State & state, ggml_tensor * node) {
         state.rounded = nullptr;
     }
     const bool is_rounded = state.rounded == call.inputs;
-    takeoff::compute(call, takeoff::find_multiplier(), state.n_threads, state.product_workspace.data(), is_rounded);
+    char * workspace = state.product_workspace.data();
+    takeoff::compute(call, takeoff::find_multiplier(), state.n_threads, workspace, is_rounded, rows_alike);
     state.rounded = call.inputs;
     ++num_multiplied;
 }
@@ -185,13 +185,13 @@ uint64_t count_attended() { return num_attended; }
 
 uint64_t count_multiplied() { return num_multiplied; }
 
-void take_every_row() { takes_every_row = true; }
+void keep_rows_alike() { rows_alike = true; }
 
 void * get_function(ggml_backend_reg_t, const char * wanted) {
     if (std::strcmp(wanted, "ggml_backend_set_n_threads") == 0) return reinterpret_cast<void *>(set_n_threads);
     if (std::strcmp(wanted, "takeoff_num_attended") == 0) return reinterpret_cast<void *>(count_attended);
     if (std::strcmp(wanted, "takeoff_num_multiplied") == 0) return reinterpret_cast<void *>(count_multiplied);
-    if (std::strcmp(wanted, "takeoff_take_every_row") == 0) return reinterpret_cast<void *>(take_every_row);
+    if (std::strcmp(wanted, "takeoff_keep_rows_alike") == 0) return reinterpret_cast<void *>(keep_rows_alike);
     return nullptr;
 }
 

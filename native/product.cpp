@@ -36,7 +36,7 @@ float * Product::output(int64_t tile, int64_t input) const {
 
 int64_t Rounded::size(const Product & call) {
     const int64_t blocks = call.num_inputs * call.num_blocks;
-    return aligned(blocks * (BLOCK + 2 * sizeof(float) + sizeof(int32_t)));
+    return aligned(blocks * (BLOCK + 2 * sizeof(float) + (1 + QUADS) * sizeof(int32_t)));
 }
 
 Rounded::Rounded(const Product & call, char * memory) {
@@ -45,6 +45,7 @@ Rounded::Rounded(const Product & call, char * memory) {
     scales = reinterpret_cast<float *>(memory + blocks * BLOCK);
     sums = scales + blocks;
     shifts = reinterpret_cast<int32_t *>(sums + blocks);
+    quad_shifts = shifts + blocks;
 }
 
 bool is_known(ggml_type weights) { return weights == GGML_TYPE_Q4_1 || weights == GGML_TYPE_Q8_0; }
@@ -53,16 +54,20 @@ Multiplier find_multiplier() {
     __builtin_cpu_init();
     const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-    return has_avx512 ? avx512_vnni_multiplier() : Multiplier{nullptr, nullptr};
+    return has_avx512 ? avx512_vnni_multiplier() : Multiplier{nullptr, nullptr, nullptr};
 }
 
 int64_t workspace_size(const Product & call, int n_threads) {
     return LINE + Rounded::size(call) + n_threads * scratch_size(call);
 }
 
-void compute(const Product & call, const Multiplier & multiplier, int n_threads, char * workspace, bool is_rounded) {
+void compute(
+    const Product & call, const Multiplier & multiplier, int n_threads, char * workspace, bool is_rounded, bool rows_alike
+) {
     char * memory = workspace + (LINE - reinterpret_cast<uintptr_t>(workspace) % LINE) % LINE;
     const Rounded rounded(call, memory);
+    const bool is_single = call.num_inputs == 1 && call.weights->type == GGML_TYPE_Q8_0 && !rows_alike;
+    const auto multiply = is_single ? multiplier.multiply_single : multiplier.multiply;
     const int64_t tiles = call.num_rows / TILE_ROWS, part = std::max<int64_t>(tiles / (PARTS * n_threads), 1);
 #pragma omp parallel num_threads(n_threads)
     {
@@ -72,7 +77,7 @@ void compute(const Product & call, const Multiplier & multiplier, int n_threads,
         }
         char * scratch = memory + Rounded::size(call) + omp_get_thread_num() * scratch_size(call);
 #pragma omp for schedule(dynamic, part) nowait
-        for (int64_t tile = 0; tile < tiles; ++tile) multiplier.multiply(call, rounded, tile, scratch);
+        for (int64_t tile = 0; tile < tiles; ++tile) multiply(call, rounded, tile, scratch);
     }
 }
 

@@ -9,6 +9,7 @@
 namespace takeoff {
 
 constexpr int64_t BLOCK = 32;        // values that share a scale, of weights and of activations
+constexpr int QUADS = BLOCK / 4;      // of four values, in a block
 constexpr int64_t TILE_ROWS = 16;    // rows of weights that are taken together
 
 // A node MUL_MAT: each of `num_inputs` rows of activations with each of `num_rows` rows of weights.
@@ -32,6 +33,7 @@ struct Rounded {
     float * scales;    // [inputs, blocks]
     float * sums;      // [inputs, blocks], of the values times the scale, in 16 bits
     int32_t * shifts;  // [inputs, blocks], -128 times the sum of the values
+    int32_t * quad_shifts;  // [inputs, blocks, QUADS], the same of four values each
 
     static int64_t size(const Product &);  // bytes
     Rounded(const Product &, char * memory);
@@ -41,6 +43,7 @@ struct Rounded {
 struct Multiplier {
     void (*round)(const Product &, const Rounded &, int64_t input);
     void (*multiply)(const Product &, const Rounded &, int64_t tile, char * scratch);
+    void (*multiply_single)(const Product &, const Rounded &, int64_t tile, char * scratch);  // one input; Q8_0 only
 };
 
 // Whether there is code for weights of this type.
@@ -54,7 +57,8 @@ Multiplier avx512_vnni_multiplier();
 // Bytes that `compute` needs beside the call's own tensors.
 int64_t workspace_size(const Product &, int n_threads);
 
-// `is_rounded`: the workspace holds this call's inputs, rounded by a call before.
-void compute(const Product &, const Multiplier &, int n_threads, char * workspace, bool is_rounded);
+// `is_rounded`: the workspace holds this call's inputs, rounded by a call before. `rows_alike`: an input gives the same
+// bits alone as beside others; without it one that is alone is faster.
+void compute(const Product &, const Multiplier &, int n_threads, char * workspace, bool is_rounded, bool rows_alike);
 
 }  // namespace takeoff

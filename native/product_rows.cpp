@@ -17,7 +17,6 @@
 namespace takeoff {
 namespace {
 
-constexpr int QUADS = BLOCK / 4;   // of four bytes, in a block
 constexpr int MOST_INPUTS = 12;    // whose sums are kept in registers
 
 // A block of each row of a tile.
@@ -95,6 +94,61 @@ struct Q8_0 {  // d in 16 bits, then bytes with sign: 128 is added to each, and 
 
     static __m512 add_least(__m512 sum, const Tile &, const Rounded &, int64_t) { return sum; }
 };
+
+// One input with rows of Q8_0, each on its own: two blocks fill a register, and lanes are added up at the row's end.
+// No tile is put together, so rows are read as fast as memory gives them; the sum's order is another.
+class Row {
+public:
+    Row(const char * from, const Rounded & inputs) : from_(from), inputs_(inputs) {}
+
+    // The next `count` blocks, 16 at most.
+    void add(int count) {
+        uint16_t halves[16] = {};
+        for (int b = 0; b < count; ++b) std::memcpy(halves + b, from_ + (block_ + b) * Q8_0::BYTES, sizeof *halves);
+        const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(halves));
+        const __m512 of_inputs = _mm512_maskz_loadu_ps((1u << count) - 1, inputs_.scales + block_);
+        const __m512 scales = _mm512_mul_ps(_mm512_cvtph_ps(packed), of_inputs);
+#pragma GCC unroll 8
+        for (int b = 0; b + 1 < count; b += 2) add(b, scales, wide(values(b), values(b + 1)), __mmask16(0xffff));
+        if (count % 2 == 1) add(count - 1, scales, _mm512_zextsi256_si512(values(count - 1)), __mmask16(0x00ff));
+        block_ += count;
+    }
+
+    float sum() const { return _mm512_reduce_add_ps(sums_); }
+
+private:
+    const char * from_;
+    const Rounded & inputs_;
+    int64_t block_ = 0;
+    __m512 sums_ = _mm512_setzero_ps();
+
+    __m256i values(int b) const {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from_ + (block_ + b) * Q8_0::BYTES + 2));
+    }
+
+    static __m512i wide(__m256i low, __m256i high) { return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1); }
+
+    // Blocks b and b + 1 of the next, or those of `lanes`.
+    void add(int b, __m512 scales, __m512i weights, __mmask16 lanes) {
+        const int64_t block = block_ + b;
+        const __m512i start = _mm512_maskz_loadu_epi32(lanes, inputs_.quad_shifts + block * QUADS);
+        const __m512i inputs = _mm512_maskz_loadu_epi32(lanes, inputs_.values + block * BLOCK);
+        const __m512i dot = _mm512_dpbusd_epi32(start, _mm512_xor_si512(weights, _mm512_set1_epi8(-128)), inputs);
+        const __m512i of_lane = wide(_mm256_set1_epi32(b), _mm256_set1_epi32(b + 1));
+        sums_ = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_permutexvar_ps(of_lane, scales), sums_);
+    }
+};
+
+void multiply_single(const Product & call, const Rounded & inputs, int64_t number, char *) {
+    const char * weights = call.tile(number);
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        Row row(weights + r * call.weights->nb[1], inputs);
+        int64_t left = call.num_blocks;
+        for (; left >= 16; left -= 16) row.add(16);
+        if (left > 0) row.add(static_cast<int>(left));
+        call.output(number, 0)[r] = row.sum();
+    }
+}
 
 enum class Source { FILE, FILE_KEPT, SCRATCH };  // where a tile is read; kept: in the scratch memory, for what follows
 
@@ -174,11 +228,15 @@ void round(const Product & call, const Rounded & to, int64_t input) {
         to.scales[block] = through_half(scale);
         to.sums[block] = through_half(scale * sum);
         to.shifts[block] = -128 * sum;
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(values));
+        const __m256i of_quads = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), bytes);
+        const __m256i shifts = _mm256_sub_epi32(_mm256_setzero_si256(), of_quads);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to.quad_shifts + block * QUADS), shifts);
     }
 }
 
 }  // namespace
 
-Multiplier avx512_vnni_multiplier() { return {round, multiply}; }
+Multiplier avx512_vnni_multiplier() { return {round, multiply, multiply_single}; }
 
 }  // namespace takeoff

@@ -55,6 +55,18 @@ def rounded(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
     return (values.astype(np.float64) * scales.astype(np.float64)).reshape(inputs.shape)
 
 
+def are_alike(kind: int, parts: list[tuple[int, int]]) -> bool:
+    """Whether those rows of a call have the same bits in calls of their own, and with more threads."""
+    weights, activations = arrays(208, 576, 40)
+    whole = computed(weights, kind, activations)
+    threads = all(np.array_equal(computed(weights, kind, activations, n), whole) for n in (2, 3))
+    alone = (
+        np.array_equal(computed(weights, kind, activations[first:last]), whole[first:last])
+        for first, last in parts
+    )
+    return threads and all(alone)
+
+
 def test_it_is_taken_where_the_processor_can() -> None:
     for kind in (Q4_1, Q8_0):
         call = product(kind, *arrays(32, 64, 3))
@@ -70,6 +82,8 @@ class TestProducts:
         [
             (16, 32, 1),
             (576, 576, 1),
+            (64, 2048, 1),
+            (32, 1504, 1),
             (192, 576, 5),
             (48, 1536, 12),
             (64, 576, 13),
@@ -95,12 +109,18 @@ class TestProducts:
     @pytest.mark.parametrize("kind", [Q4_1, Q8_0])
     def test_bits_depend_on_nothing_beside_a_row(self, kind: int) -> None:
         """Not on the rows of the same call, and not on the threads."""
-        weights, activations = arrays(208, 576, 40)
-        whole = computed(weights, kind, activations)
-        for n_threads in (2, 3):
-            assert np.array_equal(computed(weights, kind, activations, n_threads), whole)
-        for first, last in ((0, 1), (7, 9), (11, 24), (3, 40)):
-            assert np.array_equal(computed(weights, kind, activations[first:last]), whole[first:last])
+        assert are_alike(kind, [(7, 9), (11, 24), (3, 40)])
+
+    def test_a_row_with_q8_0_is_computed_in_another_way_alone_but_where_rows_are_to_be_alike(self) -> None:
+        """In a process of its own: that can't be taken back."""
+        code = (
+            "from tests.engine.test_product import Q4_1, Q8_0, are_alike\n"
+            "from takeoff.engine.llama.backends import keep_rows_alike\n"
+            "print(are_alike(Q8_0, [(0, 1)])); keep_rows_alike(); print(are_alike(Q8_0, [(0, 1), (7, 8)]))\n"
+            "print(are_alike(Q4_1, [(0, 1), (7, 8)]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "True", "True"]
 
     def test_a_call_without_inputs_has_no_results(self) -> None:
         """As the last product of a call that wants no logits."""
@@ -126,14 +146,3 @@ class TestProducts:
         engine.kernels.forward([Rows(0, 0, [1, 2, 3], False), Rows(1, 0, [1, 2, 3], True)])
         assert num_multiplied() - before >= 30 * 7
         engine.close()
-
-    def test_single_rows_with_q8_0_are_left_to_ggml_but_for_the_sake_of_equal_bits(self) -> None:
-        """In a process of its own: it can't be taken back."""
-        code = (
-            "from tests.engine.test_product import Q8_0, arrays, product\n"
-            "from takeoff.engine.llama.backends import multiply_every_row\n"
-            "call = product(Q8_0, *arrays(32, 64, 1))\n"
-            "print(call.is_taken()); multiply_every_row(); print(call.is_taken())"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == ["False", "True"]

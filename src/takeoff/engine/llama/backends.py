@@ -56,9 +56,9 @@ def num_multiplied() -> int:
     return _count(b"takeoff_num_multiplied")
 
 
-def multiply_every_row() -> None:
-    """Let our kernels multiply single rows, too, where ggml's are faster: for equal bits in every batch."""
-    _call(b"takeoff_take_every_row", None)
+def keep_rows_alike() -> None:
+    """Let our kernels give a row the same bits alone as beside others, though alone it could be faster."""
+    _call(b"takeoff_keep_rows_alike", None)
 
 
 def _count(name: bytes) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
-from takeoff.engine.llama.backends import multiply_every_row, num_attended
+from takeoff.engine.llama.backends import keep_rows_alike, num_attended
 from takeoff.engine.llama.context import LlamaContext
 from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.projector import MtmdProjector
@@ -55,7 +55,7 @@ class LlamaKernels:
         self._context_of: list[LlamaContext] = []  # by slot
         self._model = LlamaModel(load, on_progress)
         if load.deterministic:
-            multiply_every_row()
+            keep_rows_alike()
         try:
             for slots in load.classes:
                 context = LlamaContext(self._model, load, slots, first_slot=len(self._context_of))

@@ -88,7 +88,8 @@ def _figure_text(name: str, value: float) -> str:
 def limits(found: Found, threads: int) -> str:
     """In words, what limits the winner on this machine. Measures the machine: about a second."""
     gguf = read_gguf(found.weights.path)
-    roof = Roof(measure_read_bandwidth(threads), measure_matrix_flops(threads))
+    of_prompts = 2.0 * gguf.n_params / found.measured.prefill_token_s  # in integers, perhaps
+    roof = Roof(measure_read_bandwidth(threads), max(measure_matrix_flops(threads), of_prompts))
     elements = gguf.n_layers * gguf.n_kv_heads * (gguf.key_length + gguf.value_length)
     kv_token_bytes = elements * (2 if found.best.kv_type in ("f16", "bf16") else 34 / 32)
     steps = sorted(found.measured.step_s)

@@ -16,7 +16,7 @@ class Roof:
     """What the machine can do with as many threads as the model has."""
 
     bytes_s: float  # reading memory
-    flops_s: float  # multiplying float32 matrices; each multiplication and each addition counts
+    flops_s: float  # multiplying matrices; each multiplication and each addition counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _sentence(each: Share, roof: Roof) -> str:
     computing = f"{each.flops_s / 1e9:.0f} GFLOP/s, {each.of_compute:.0%} of the {roof.flops_s / 1e9:.0f}"
     figures = (
         f"{who} {verb} {reading} that these threads can read, and {does} {computing} "
-        "that they reach in float32 matrices"
+        "that they reach in large products"
     )
     if max(each.of_bandwidth, each.of_compute) < SATURATED:
         return f"{figures}: neither roof is near, the work is in unpacking weights, small calls and waiting."
