@@ -43,6 +43,7 @@ from takeoff.ipc.messages import (
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
 from takeoff.request import FinishReason, TokenEvent
+from takeoff.sandbox.confine import measure
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ class EngineProcess:
             n_vocab=kernels.n_vocab,
             can_trim=kernels.can_trim,
             load_s=load_s,
+            sandbox=measure(),
         )
 
     def _apply_commands(self, engine: Engine, inbox: Inbox[ToEngine | _Job | DiskNews]) -> None:

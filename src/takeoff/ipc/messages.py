@@ -18,6 +18,7 @@ import msgspec
 
 from takeoff.call_formats import CallFormat
 from takeoff.request import Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
+from takeoff.sandbox.confine import NOTHING, InForce
 from takeoff.thoughts import ThoughtStart
 
 
@@ -129,6 +130,7 @@ class Loaded(Message, frozen=True):
     n_vocab: int
     can_trim: bool  # False: sliding window or recurrent state, reuse only at exact snapshot points
     load_s: float
+    sandbox: InForce = NOTHING  # of the process
 
 
 class LoadFailed(Message, frozen=True):
@@ -181,6 +183,7 @@ class EncoderLoaded(Message, frozen=True):
     max_tokens: int
     labels: tuple[str, ...]  # of the classes
     load_s: float
+    sandbox: InForce = NOTHING  # of the process
 
 
 class Encode(Message, frozen=True):

@@ -18,6 +18,7 @@ from takeoff.ipc.beacon import Beacon
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.lifeline import die_with_parent
 from takeoff.ipc.messages import Heartbeat
+from takeoff.sandbox.confine import measure
 
 BEAT_S = 0.1
 BEATS_PER_MESSAGE = 5
@@ -39,6 +40,7 @@ def run_child(name: str, incoming: Any, serve: Callable[[Channel[Any, Any]], Non
         level=os.environ.get("TAKEOFF_LOG_LEVEL", "warning").upper(),
         format=f"%(asctime)s %(levelname)s {name}: %(message)s",
     )
+    logger.debug("sandbox: %s", measure().sentence)
     channel: Channel[Any, Any] = Channel(socket.socket(fileno=int(sys.argv[1])), incoming)
     try:
         serve(channel)

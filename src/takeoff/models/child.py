@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
+
+from takeoff.sandbox.launch import command
+from takeoff.sandbox.policy import Policy, child_environment
 
 _KEPT_LINES = 5
 
@@ -15,28 +17,24 @@ class ChildFailed(Exception):
     """What it said last, or how it ended."""
 
 
-def lines_of(module: str, *arguments: object) -> Iterator[str]:
-    """The lines that `python -m module` writes, as they come.
+def lines_of(policy: Policy, module: str, *arguments: object) -> Iterator[str]:
+    """The lines that a module of ours writes, as they come; it may open what `policy` says.
 
     The module is named, not imported, because imports point the other way. Its standard input stays
-    open as long as we are there. It gets none of our settings: it reads a stranger's file.
+    open as long as we are there. It gets none of our settings: it reads a stranger's file, in the sandbox.
 
     Raises:
         ChildFailed: it ended with anything but 0.
     """
-    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
-    environ = {
-        name: value for name, value in os.environ.items() if not name.startswith(("TAKEOFF_", "LICENSE_"))
-    }
     last: deque[str] = deque(maxlen=_KEPT_LINES)
     with subprocess.Popen(
-        command,
+        [*command(module), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=environ,
+        env=child_environment(os.environ, policy),
     ) as child:
         assert child.stdout is not None, "a pipe"
         try:

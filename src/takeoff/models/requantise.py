@@ -28,6 +28,7 @@ from takeoff.models.variants import (
     source_key,
     variants_folder,
 )
+from takeoff.sandbox.policy import Policy, with_companions
 
 CHILD = "takeoff.engine.llama.requantise"
 DONE = "done "  # begins a line of the child that tells the share of tensors that are done
@@ -106,7 +107,9 @@ def _run_child(model: StoredModel, recipe: Recipe, part: Path, threads: int, pro
     """Raises ModelError: the child failed; with its last lines."""
     order = msgspec.json.encode(recipe).decode()
     try:
-        for line in lines_of(CHILD, model.path, part, threads, order):
+        part.touch()  # the child may make no file
+        policy = Policy(tuple(with_companions(str(model.path))), writable=(str(part),))
+        for line in lines_of(policy, CHILD, model.path, part, threads, order):
             if line.startswith(DONE):
                 progress.at(int(float(line.removeprefix(DONE)) * model.file_bytes))
     except ChildFailed as exc:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from takeoff.errors import EngineFailed, InvalidRequest, PreparerFailed, PromptTooLong, TakeoffError
 from takeoff.ipc.channel import AsyncChannel, socket_pair
+from takeoff.sandbox.policy import Policy, child_environment
 
 DYING_S = 0.1  # between the closing of its socket and the end of a process
 EXIT_GRACE_S = 2.0  # a child whose socket closed has this long before it is killed
-_SECRETS = (
-    "TAKEOFF_API_KEY",
-    "TAKEOFF_ACCESS_TOKEN",
-    "LICENSE_KEY",
-)  # a child parses strangers' files: it gets nothing worth stealing
 
 # What went wrong in a child, as it says it -> the error that a client sees.
 ERRORS: Mapping[str, type[TakeoffError]] = MappingProxyType(
@@ -28,11 +23,6 @@ ERRORS: Mapping[str, type[TakeoffError]] = MappingProxyType(
 
 Incoming = TypeVar("Incoming")
 Outgoing = TypeVar("Outgoing")
-
-
-def python_module(module: str) -> tuple[str, ...]:
-    """The command that runs a module of ours; -P: never one from the current folder."""
-    return (sys.executable, "-P", "-m", module)
 
 
 class Child(Generic[Incoming, Outgoing]):
@@ -50,12 +40,14 @@ class Child(Generic[Incoming, Outgoing]):
         command: Sequence[str],
         incoming: type[Incoming] | object,
         environ: Mapping[str, str],
+        policy: Policy,
         *,
         keep_fds: Sequence[int] = (),
     ) -> Child[Incoming, Outgoing]:
         """Run `command` with the number of its end of a socket pair as last argument.
 
-        Of our open files it gets `keep_fds` only, under their own numbers.
+        Of our open files it gets `keep_fds` only, under their own numbers; of our environment what
+        `child_environment` names, and `environ`: it parses strangers' files.
 
         The child gets a session of its own: Ctrl-C in the terminal is for us, who drain it.
 
@@ -70,7 +62,7 @@ class Child(Generic[Incoming, Outgoing]):
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *keep_fds),
                 start_new_session=True,
-                env={name: text for name, text in os.environ.items() if name not in _SECRETS} | dict(environ),
+                env=child_environment(os.environ, policy) | dict(environ),
             )
         except BaseException:  # also when whoever starts it is cancelled
             ours.close()

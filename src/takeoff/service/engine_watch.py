@@ -30,8 +30,10 @@ from takeoff.ipc.messages import (
     ToEncoder,
     ToEngine,
 )
+from takeoff.sandbox.policy import Mode
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import Child
+from takeoff.service.policies import policy_of
 from takeoff.service.pulse import LOOK_S, Pulse, Verdict
 
 HOPELESS_CRASHES = 3  # while loading, one after the other: it is the weights
@@ -79,6 +81,7 @@ class EngineWatch:
         calls: EngineCalls,
         *,
         environ: Mapping[str, str],
+        sandbox: Mode = "auto",
     ) -> None:
         """`load` is the first message to the first process; the next ones get what `calls.next_load` says."""
         self.loaded: Loaded | EncoderLoaded | None = None  # what the last that loaded said of itself
@@ -90,6 +93,7 @@ class EngineWatch:
         self._command = command
         self._calls = calls
         self._environ = environ
+        self._sandbox = sandbox
         self._beacon_file = make_beacon_file()
         self._beacon = Beacon(self._beacon_file.fileno())
         self._is_loaded = False  # the present process
@@ -156,7 +160,7 @@ class EngineWatch:
         keep = [fd for fd in (load.turns_fd, load.beacon_fd) if fd is not None]
         try:
             child: Child[FromAny, ToAny] = await Child.start(
-                self._command, incoming, self._environ, keep_fds=keep
+                self._command, incoming, self._environ, policy_of(load, self._sandbox), keep_fds=keep
             )
         except OSError as exc:
             return Death(f"the engine could not be started: {exc}")

@@ -153,7 +153,10 @@ class Fleet:
 
     def _start(self, reader: Reader, launch: Launch) -> None:
         environ: dict[str, str] = {"TAKEOFF_LOG_LEVEL": reader.settings.log_level}
-        reader.start(self._completed(launch), self._commands, environ, self._settings.prepare_timeout_s)
+        settings = self._settings
+        reader.start(
+            self._completed(launch), self._commands, environ, settings.prepare_timeout_s, settings.sandbox
+        )
 
     def _completed(self, launch: Launch) -> Launch:
         """A launch with what all readers of a server share, and its spare with the same."""

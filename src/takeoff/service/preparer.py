@@ -50,8 +50,10 @@ from takeoff.ipc.messages import (
     VocabularyLoaded,
 )
 from takeoff.request import MAX_TOKENS, Constraint, Conversation, lone_surrogate, strings_of
+from takeoff.sandbox.policy import Mode
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import ERRORS, Child
+from takeoff.service.policies import policy_of
 from takeoff.thoughts import ThoughtStart
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
@@ -86,9 +88,11 @@ class Preparer:
         environ: dict[str, str],
         on_restart: Callable[[], None],
         tries_constraints: bool = False,
+        sandbox: Mode = "auto",
     ) -> None:
         self._command = command
         self._load = LoadVocabulary(model_path, tries_constraints)
+        self._sandbox = sandbox
         self._timeout_s = timeout_s
         # No GPU for a process that only reads a vocabulary: opening one takes memory and time.
         self._environ = environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
@@ -156,7 +160,9 @@ class Preparer:
     async def _start_child(self) -> Child[FromPreparer, ToPreparer]:
         """A child that has loaded the vocabulary."""
         self._started_at = time.monotonic()
-        child: Child[FromPreparer, ToPreparer] = await Child.start(self._command, FromPreparer, self._environ)
+        child: Child[FromPreparer, ToPreparer] = await Child.start(
+            self._command, FromPreparer, self._environ, policy_of(self._load, self._sandbox)
+        )
         self._child = child
         child.channel.send(self._load)
         async with asyncio.timeout(LOAD_TIMEOUT_S):

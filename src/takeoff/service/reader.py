@@ -11,8 +11,9 @@ from enum import StrEnum
 
 from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
 from takeoff.request import Task
+from takeoff.sandbox.launch import command
+from takeoff.sandbox.policy import Mode
 from takeoff.service.changes import Changes
-from takeoff.service.child import python_module
 from takeoff.service.engine_watch import Death, EngineCalls, EngineWatch, FromAny, ToAny
 from takeoff.service.huge_pages import asking_for_huge_pages
 from takeoff.service.launch import Launch
@@ -38,9 +39,9 @@ class ReaderState(StrEnum):
 class Commands:
     """The programs of the child processes."""
 
-    engine: Sequence[str] = python_module("takeoff.engine.process")
-    encoder: Sequence[str] = python_module("takeoff.engine.encoder.process")
-    preparer: Sequence[str] = python_module("takeoff.prepare.process")
+    engine: Sequence[str] = command("takeoff.engine.process")
+    encoder: Sequence[str] = command("takeoff.engine.encoder.process")
+    preparer: Sequence[str] = command("takeoff.prepare.process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,12 @@ class Reader:
         return self.num_open / (load.n_slots if isinstance(load, Load) else load.max_batch_size)
 
     def start(
-        self, launch: Launch, commands: Commands, environ: dict[str, str], prepare_timeout_s: float
+        self,
+        launch: Launch,
+        commands: Commands,
+        environ: dict[str, str],
+        prepare_timeout_s: float,
+        sandbox: Mode,
     ) -> None:
         """Start the processes; returns at once, the model loads in the background."""
         self.launch = launch
@@ -179,9 +185,13 @@ class Reader:
             on_death=self._died,
             next_load=self._next_load,
         )
-        command = commands.engine if is_generating else commands.encoder
         self._engine = EngineWatch(
-            self.reader_id, launch.load, command, calls, environ=environ | asking_for_huge_pages(os.environ)
+            self.reader_id,
+            launch.load,
+            commands.engine if is_generating else commands.encoder,
+            calls,
+            environ=environ | asking_for_huge_pages(os.environ),
+            sandbox=sandbox,
         )
         if is_generating:
             short, large, trial = (
@@ -192,6 +202,7 @@ class Reader:
                     environ=environ,
                     on_restart=self._calls.on_preparer_restart,
                     tries_constraints=tries_constraints,
+                    sandbox=sandbox,
                 )
                 for timeout_s, tries_constraints in (
                     (prepare_timeout_s, False),

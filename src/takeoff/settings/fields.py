@@ -202,6 +202,11 @@ class Settings(ReaderSettings):
     make_key: bool = Field(False, description="Make a key at each start and print it, if none is given")
     insecure: bool = Field(False, description="Allow a non-loopback address without a key")
     allowed_host: Names = Field((), description="Host names to answer to besides the loopback ones")
+    sandbox: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="Kernel's confinement of the processes that read model files: what there is of it, "
+        "all of it or no start, none",
+    )
 
     reserved_consumers: Names = Field(
         (), description="Groups whose requests wait while no reader serves them; others get a 503"

@@ -18,6 +18,7 @@ from takeoff.ipc.beacon import open_beacon
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import EncoderLoaded, FromEncoder, Heartbeat, LoadEncoder, LoadFailed, ToEncoder
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
+from takeoff.sandbox.confine import measure
 
 
 def serve(channel: Channel[ToEncoder, FromEncoder]) -> None:
@@ -36,7 +37,11 @@ def serve(channel: Channel[ToEncoder, FromEncoder]) -> None:
         return
     encoder = Encoder(load, model, channel.send)
     load_s = time.perf_counter() - started
-    channel.send(EncoderLoaded(os.getpid(), model.num_dimensions, model.max_tokens, model.labels, load_s))
+    channel.send(
+        EncoderLoaded(
+            os.getpid(), model.num_dimensions, model.max_tokens, model.labels, load_s, sandbox=measure()
+        )
+    )
     start_beating(channel, open_beacon(load.beacon_fd), lambda: _beat(encoder))
     while True:
         for message in inbox.take():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ import msgspec
 import psutil
 
 from takeoff.errors import ModelError
+from takeoff.sandbox.launch import command
+from takeoff.sandbox.policy import Policy, child_environment, with_companions
 
 CHILD = "takeoff.engine.timing"  # named, not imported: imports point the other way
 READY = "ready"
@@ -58,15 +59,15 @@ class Loaded:
     """A child that has loaded one setup. A context manager; what it raises is a ModelError."""
 
     def __init__(self, setup: Setup) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("TAKEOFF_")}
         self.setup = setup
+        policy = Policy(tuple(with_companions(setup.path)))
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", CHILD, msgspec.json.encode(setup).decode()],
+            [*command(CHILD), msgspec.json.encode(setup).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environ,
+            env=child_environment(os.environ, policy),
         )
         try:
             self._expect(READY)

@@ -9,6 +9,7 @@ import msgspec
 from takeoff.errors import ModelError
 from takeoff.models.child import ChildFailed, lines_of
 from takeoff.models.optimize.pace import Setup
+from takeoff.sandbox.policy import Policy, with_companions
 
 CHILD = "takeoff.engine.llama.quality"
 RESULT = "result "  # begins the child's line of JSON
@@ -34,7 +35,8 @@ def compare(source: Setup, setup: Setup, text: Path, num_tokens: int = MAX_TOKEN
         ModelError: llama.cpp could not run one of them.
     """
     try:
-        lines = list(lines_of(CHILD, _json(source), _json(setup), text, num_tokens))
+        policy = Policy((*with_companions(source.path), *with_companions(setup.path), str(text)))
+        lines = list(lines_of(policy, CHILD, _json(source), _json(setup), text, num_tokens))
     except ChildFailed as exc:
         raise ModelError(f"{Path(setup.path).name} could not be compared: {exc}") from exc
     results = [line.removeprefix(RESULT) for line in lines if line.startswith(RESULT)]
