@@ -14,6 +14,7 @@ import typer
 from takeoff.cli.batch import batch
 from takeoff.cli.bench import bench
 from takeoff.cli.config import config_app
+from takeoff.cli.doctor import doctor
 from takeoff.cli.keys import keys_app
 from takeoff.cli.models import models
 from takeoff.cli.optimize import optimize
@@ -37,6 +38,7 @@ app.command()(models)
 app.command()(optimize)
 app.command()(batch)
 app.command()(bench)
+app.command()(doctor)
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 

@@ -103,7 +103,7 @@ async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring
             await asyncio.wait({serving, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
-                _print_welcome(settings, planned, doors)
+                _print_welcome(settings, planned, doors, service)
                 await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in (stopping, loading):
                 task.cancel()
@@ -152,7 +152,7 @@ def _caught_signals() -> Iterator[_Signals]:
             loop.remove_signal_handler(number)
 
 
-def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Doors) -> None:
+def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Doors, service: Service) -> None:
     """The doors, a line to try the server with, and what to serve next."""
     from takeoff.cli.console import talk
     from takeoff.cli.doors import FRONT, TITLES
@@ -162,6 +162,11 @@ def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Door
     url = f"http{'s' if settings.tls_cert else ''}://{host}:{doors.ports[FRONT]}"
     key = "" if not settings.asks_for_keys else ' -H "Authorization: Bearer $TAKEOFF_API_KEY"'
     body = '{"text":"List 3 things to do in London."}'
+    if settings.sandbox == "off":
+        console.print("model files are read without a sandbox (--sandbox off)", markup=False)
+    else:
+        sandbox = next(reader.sandbox for reader in service.readers() if reader.has_served)
+        console.print(f"model files are read in a sandbox: {sandbox.sentence}", markup=False)
     for note in doors.notes:
         console.print(note, markup=False)
     if settings.without_effect:

@@ -19,7 +19,16 @@ class Report:
     """What is in force in a child, and why the rest is not."""
 
     in_force: InForce
-    missing: dict[str, str]  # part: why
+    failures: dict[str, str]  # part: why it could not be had
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The parts that are not in force, and why."""
+        return {
+            part: self.failures.get(part, "the kernel took it and does not do it")
+            for part, is_there in self.in_force.parts.items()
+            if not is_there
+        }
 
 
 def try_sandbox() -> Report:
@@ -38,13 +47,13 @@ def try_sandbox() -> Report:
         env=child_environment(os.environ, Policy()),
     )
     told = json.loads(answer.stdout)
-    return Report(InForce(**told["in_force"]), told["missing"])
+    return Report(InForce(**told["in_force"]), told["failures"])
 
 
 def main() -> None:
     """Entry point of that child."""
-    missing = confine(Policy())
-    sys.stdout.write(json.dumps({"in_force": asdict(measure()), "missing": missing}))
+    failures = confine(Policy())
+    sys.stdout.write(json.dumps({"in_force": asdict(measure()), "failures": failures}))
 
 
 if __name__ == "__main__":

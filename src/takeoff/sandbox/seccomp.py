@@ -9,6 +9,7 @@ import ctypes
 import errno
 import platform
 import struct
+from collections.abc import Sequence
 
 from takeoff.sandbox.kernel import call
 from takeoff.sandbox.syscalls import ALLOWED, BOUND, CLONE3, LAST_KNOWN, Check, Numbers, checks
@@ -50,22 +51,18 @@ def make_filter(machine: str, pid: int) -> list[Instruction]:
     return [*program, _return(refuse)]
 
 
-def install_filter(pid: int) -> str | None:
-    """Put the filter before every thread of this process, for good; why not, if it can't be.
+def install_filter(program: Sequence[Instruction]) -> None:
+    """Put a program before every call of every thread of this process, for good.
 
     The process must have no_new_privs.
+
+    Raises:
+        OSError: the kernel has no such filters, or refuses them here.
     """
-    machine = platform.machine()
-    if machine not in MACHINES:
-        return f"no filter was written for {machine}"
-    steps = b"".join(struct.pack("=HBBI", *step) for step in make_filter(machine, pid))
+    steps = b"".join(struct.pack("=HBBI", *step) for step in program)
     buffer = ctypes.create_string_buffer(steps, len(steps))
     head = struct.pack("@HP", len(steps) // 8, ctypes.addressof(buffer))  # struct sock_fprog
-    try:
-        call(_SECCOMP[machine], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, ctypes.c_char_p(head))
-    except OSError as exc:
-        return f"the kernel has no seccomp filters, or refuses them here ({exc.strerror})"
-    return None
+    call(_SECCOMP[platform.machine()], _SET_MODE_FILTER, _TSYNC | _SPEC_ALLOW, ctypes.c_char_p(head))
 
 
 def _numbers(names: Numbers, column: int) -> dict[str, int]:

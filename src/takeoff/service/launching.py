@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from takeoff.errors import StartError
 from takeoff.ipc.messages import Load
 from takeoff.models.cpu_features import check_build_cpu
 from takeoff.models.machine import read_machine
 from takeoff.models.progress import Progress
 from takeoff.models.store import Store, StoredModel
 from takeoff.observe.metrics import Metrics
+from takeoff.sandbox.report import Report, try_sandbox
 from takeoff.service.planner import Planner
 from takeoff.service.planning import Planned
 from takeoff.service.profiling import plan_profiled
@@ -63,10 +65,12 @@ def plan_readers(
     Each pull is told to a progress of its own, which `watch` makes.
 
     Raises:
-        ModelError: the processor can't run this build's kernels.
+        StartError: the processor can't run this build's kernels, or the sandbox that must be is not.
         PullError, ModelError, PlanError: the first reader that can't be had.
     """
     check_build_cpu()
+    if settings.sandbox == "require":
+        check_sandbox(try_sandbox())
     machine = read_machine()
     for name, reader_settings in (settings.readers or {"": settings}).items():
         with watch() as progress:
@@ -76,6 +80,13 @@ def plan_readers(
         left = machine.memory_available_bytes - plan.planned.plan.total_bytes
         machine = replace(machine, memory_available_bytes=max(left, 0))
         yield PlannedReader(name or model.name, reader_settings, plan.model, plan.planned)
+
+
+def check_sandbox(report: Report) -> None:
+    """Raises StartError: a part of the sandbox is missing on this kernel."""
+    if report.missing:
+        parts = "; ".join(f"{part}: {why}" for part, why in report.missing.items())
+        raise StartError(f"the sandbox is not whole: {parts}", hint="--sandbox auto takes what there is")
 
 
 @asynccontextmanager

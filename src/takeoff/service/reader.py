@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
 from takeoff.request import Task
+from takeoff.sandbox.confine import InForce
 from takeoff.sandbox.launch import command
 from takeoff.sandbox.policy import Mode
 from takeoff.service.changes import Changes
@@ -141,6 +142,11 @@ class Reader:
         assert self._engine is not None
         assert isinstance(self._engine.loaded, EncoderLoaded)
         return self._engine.loaded
+
+    @property
+    def sandbox(self) -> InForce:
+        """What of it was in force in the last engine that loaded; only once it has served."""
+        return self.loaded.sandbox if self.task is Task.GENERATE else self.encoder.sandbox
 
     @property
     def load(self) -> Load:

@@ -30,10 +30,17 @@ def log_callback(level: int, text: bytes, _user_data: object) -> None:
     logger.log(logging.DEBUG if expected else _GGML_LEVELS.get(level, logging.DEBUG), line)
 
 
+def start_library() -> None:
+    """Take its log lines and choose its kernels. Idempotent."""
+    C.llama_log_set(log_callback, None)
+    C.llama_backend_init()
+    load_backends()
+
+
 def load_model(
     path: str, *, n_gpu_layers: int, on_progress: Callable[[float], None] = lambda _share: None
 ) -> C.llama_model_p:
-    """Start the library and map the weights; `on_progress` is told the share that is done.
+    """Map the weights; `on_progress` is told the share that is done.
 
     Raises:
         ModelError: llama.cpp refused the file.
@@ -44,9 +51,7 @@ def load_model(
         on_progress(share)
         return True
 
-    C.llama_log_set(log_callback, None)
-    C.llama_backend_init()
-    load_backends()
+    start_library()
     params = C.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
     params.progress_callback = progress
