@@ -204,8 +204,8 @@ class Settings(ReaderSettings):
     allowed_host: Names = Field((), description="Host names to answer to besides the loopback ones")
     sandbox: Literal["auto", "require", "off"] = Field(
         "auto",
-        description="Kernel's confinement of the processes that read model files: what there is of it, "
-        "all of it or no start, none",
+        description="Confine readers' processes by the kernel's means: 'auto' takes what there is, 'require' "
+        "starts with all of it only; trials of `optimize` always take what there is",
     )
 
     reserved_consumers: Names = Field(
