@@ -219,8 +219,20 @@ def test_a_process_that_is_timed_opens_its_model_and_nothing_else(
     policy = Policy(tuple(with_companions(files["model"])))
     with probed(policy, "takeoff.engine.timing", msgspec.json.encode(setup).decode(), **pipes) as child:
         assert child.process.stdout is not None
-        assert child.process.stdout.readline() == b"ready\n"
+        ready = child.process.stdout.readline()
+        assert ready == b"ready\n", f"it ended with {child.process.wait(LIMIT_S)}"
         assert_confined(child, files, in_force)
+
+
+def test_only_an_engine_with_layers_on_a_gpu_may_use_one(in_force: InForce) -> None:
+    """The devices are not on every machine; what the drivers read beside them is."""
+    load = msgspec.structs.replace(make_load(), model_path="/no/model.gguf")
+    found = {}
+    for layers in (0, 1, -1):
+        with probed(policy_of(msgspec.structs.replace(load, n_gpu_layers=layers), "auto"), "idle") as child:
+            tried = child.tries(dict.fromkeys(("secret", "model", "neighbour"), "/proc/version"))
+        found[layers] = tried["file: beside the model"]
+    assert found == {0: "EACCES" if in_force.landlock else None, 1: None, -1: None}
 
 
 def test_a_child_that_must_have_all_ends_where_a_part_is_missing(files: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ _PRIVATE = 0o700  # mode of a folder that is made
 # linux/prctl.h, linux/capability.h
 _SET_NO_NEW_PRIVS = 38
 _CAPABILITIES_V3 = 0x20080522
-_CAPGET, _CAPSET = {"x86_64": (125, 126), "aarch64": (90, 91)}.get(platform.machine(), (0, 0))
+_CAPGET_CAPSET = {"x86_64": (125, 126), "aarch64": (90, 91)}  # numbers of the calls
 _READ_ANY_FILE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: root may serve another user's model
 
 # What a program of Python, OpenMP and ggml reads besides its libraries: facts of the machine.
@@ -153,15 +153,18 @@ def _limit(_policy: Policy) -> str | None:
 
 
 def _drop_capabilities(_policy: Policy) -> str | None:
+    numbers = _CAPGET_CAPSET.get(platform.machine())
+    if numbers is None:
+        return f"the calls of {platform.machine()} are not known"
+    get, put = numbers
     head = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITIES_V3, 0), 8)
-    sets = ctypes.create_string_buffer(
-        24
-    )  # effective, permitted, inheritable; of 32 capabilities, and of the rest
+    # effective, permitted, inheritable: of the first 32 capabilities, then of the others
+    sets = ctypes.create_string_buffer(24)
     try:
-        call(_CAPGET, head, sets)
+        call(get, head, sets)
         _, permitted, *_ = struct.unpack("=6I", sets.raw)
         kept = permitted & _READ_ANY_FILE
-        call(_CAPSET, head, ctypes.c_char_p(struct.pack("=6I", kept, kept, 0, 0, 0, 0)))
+        call(put, head, ctypes.c_char_p(struct.pack("=6I", kept, kept, 0, 0, 0, 0)))
     except OSError as exc:
         return f"capabilities can't be given up ({exc.strerror})"
     return None

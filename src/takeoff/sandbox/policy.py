@@ -30,8 +30,6 @@ _KEPT = frozenset(
         "PYTHONHOME",
         "PYTHONPATH",
         "PYTHONUTF8",
-        "PYTHONWARNINGS",
-        "SYSTEMROOT",
         "TZ",
     }
 )
