@@ -19,6 +19,7 @@ from tests.service.serving import HERE, engine_pid, make_load, never_plan, text_
 from takeoff.errors import EngineFailed
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Request, SamplingParams, Task
+from takeoff.sandbox.launch import command
 from takeoff.service.launch import Launch
 from takeoff.service.reader import Commands
 from takeoff.service.service import Service
@@ -26,6 +27,11 @@ from takeoff.settings import ReaderSettings, Settings
 
 PROMPTS = [(504, 3058, 253, 655), (378, 2010, 314, 216), (49, 5893, 327), (788, 260, 614)]
 LIMIT_S = 100.0
+
+
+@pytest.fixture(autouse=True)
+def _launcher_finds_the_marked_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
 @asynccontextmanager
@@ -36,7 +42,7 @@ async def running(model: Path) -> AsyncIterator[Service]:
     load = make_load()
     load = msgspec.structs.replace(load, model_path=str(model), flash_attention=True, **sizes, **threads)
     commands = Commands(
-        engine=(sys.executable, str(HERE / "marked_engine.py")),
+        engine=command("marked_engine"),  # in its sandbox, as the real one
         preparer=(sys.executable, str(HERE / "fake_preparer.py")),
     )
     service = Service(Settings(), Metrics(), never_plan, commands=commands)
