@@ -90,6 +90,7 @@ def test_a_killed_encoder_is_followed_by_another_in_a_sandbox(minilm_path: Path,
     with serving("--model", str(minilm_path), "--port", "0", "--sandbox", mode) as server:
         url = server.wait_ready()
         assert "model files are read in a sandbox: " in server.said
+        assert "onnxruntime" not in server.said, "it complains of nothing"
         first = embedding(url)
         child_of(server, "takeoff.engine.encoder.process").kill()
         wait_until(lambda: metric(url, "takeoff_engine_restarts_total") == 1, "its death was noticed")

@@ -264,8 +264,16 @@ def test_a_child_is_told_little_of_our_environment() -> None:
     }
     policy = Policy(("/model.gguf",), ("/prefixes",), gpu=True, mode="require")
     told = child_environment(ours, policy)
-    assert told.keys() == {"LANG", "OMP_NUM_THREADS", "GLIBC_TUNABLES", "TAKEOFF_CHILD_POLICY"}
+    kept = {"LANG", "OMP_NUM_THREADS", "GLIBC_TUNABLES"}
+    assert told.keys() == kept | {"ORT_DISABLE_TELEMETRY", "TAKEOFF_CHILD_POLICY"}
     assert Policy.from_json(told["TAKEOFF_CHILD_POLICY"]) == policy
+
+
+def test_a_library_that_would_tell_its_maker_keeps_no_database_for_it(tmp_path: Path) -> None:
+    """Without a sandbox, where nothing but the variable forbids it."""
+    environ = child_environment(os.environ, Policy(mode="off")) | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], check=True, timeout=LIMIT_S, env=environ)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_parts_of_a_model_and_a_hubs_cache_are_its_companions(tmp_path: Path) -> None:

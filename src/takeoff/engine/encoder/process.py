@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from takeoff.engine.encoder.encoder import Encoder
@@ -75,7 +77,8 @@ def load_model(load: LoadEncoder) -> Model:
 
         encoder = read_encoder(path)
         _check_task(encoder.task, load)
-        from takeoff.engine.encoder.onnx_model import OnnxModel
+        with _silence():  # onnxruntime looks for GPUs when it starts, and complains that it may not
+            from takeoff.engine.encoder.onnx_model import OnnxModel
 
         return OnnxModel(encoder, load)
     from takeoff.models.gguf import read_gguf
@@ -85,6 +88,19 @@ def load_model(load: LoadEncoder) -> Model:
     from takeoff.engine.encoder.gguf_model import GgufModel
 
     return GgufModel(gguf, load)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing is written to standard error, by libraries neither."""
+    ours = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 def _check_task(task: str, load: LoadEncoder) -> None:
