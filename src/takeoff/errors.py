@@ -13,9 +13,11 @@ TakeoffError                500  base class; also: a bug on our side
 ├── Overloaded              429  the queue is full; retry later
 │   └── RateLimited         429  the key has used what it may; retry later
 ├── HeadersTooLarge         431  the header block is larger than the limit
+├── Cancelled               499  its client ended it, before it had said anything
 ├── NotReady                503  no reader is live (loading, draining, restarting)
 ├── EngineFailed            503  the engine process died or a step failed
 ├── PreparerFailed          503  the preparer was late or died; a fresh one is starting
+├── DeadlineExceeded        504  the time that its client gave it was over, before it had said anything
 └── StartError              exit code 1: the command line prints one line and a hint
     ├── SettingsError       a flag, variable or manifest entry is wrong
     ├── ModelError          the model file is missing, damaged or of a kind we can't run
@@ -121,6 +123,10 @@ class HeadersTooLarge(TakeoffError):
     status, code = 431, "headers_too_large"
 
 
+class Cancelled(TakeoffError):
+    status, code = 499, "cancelled"
+
+
 class NotReady(TakeoffError):
     status, code = 503, "not_ready"
 
@@ -131,6 +137,10 @@ class EngineFailed(TakeoffError):
 
 class PreparerFailed(TakeoffError):
     status, code = 503, "preparer_failed"
+
+
+class DeadlineExceeded(TakeoffError):
+    status, code = 504, "deadline_exceeded"
 
 
 class StartError(TakeoffError):

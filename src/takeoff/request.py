@@ -142,6 +142,7 @@ class Request:
     lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
     images: tuple[bytes, ...] = ()  # files, for where a text says <image>, or before it
     predicted: str = ""  # what the completion may be: a draft of it, which never changes it
+    deadline_s: float | None = None  # from when the service is given it to its end; None: no limit
 
     def __post_init__(self) -> None:
         if self.keep_tokens is not None:
@@ -166,6 +167,7 @@ class EncodeRequest:
     task: Task
     texts: tuple[Text, ...]
     group: str = "primary"
+    deadline_s: float | None = None  # as of a Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

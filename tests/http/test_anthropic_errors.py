@@ -21,8 +21,10 @@ KINDS = {
     422: "invalid_request_error",
     429: "rate_limit_error",
     431: "invalid_request_error",
+    499: "invalid_request_error",
     500: "api_error",
     503: "api_error",
+    504: "timeout_error",
 }
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 

@@ -9,14 +9,15 @@ import base64
 import binascii
 import ipaddress
 from contextlib import ExitStack
-from contextvars import ContextVar
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from takeoff.errors import Forbidden, TakeoffError, Unauthorized
 from takeoff.http.refusals import error_response
-from takeoff.keys.account import Account, Visit
+from takeoff.http.terms import ID, terms_of
+from takeoff.http.visiting import current_visit
+from takeoff.keys.account import Account
 from takeoff.keys.key import Scope as KeyScope
 from takeoff.keys.keyring import Keyring
 from takeoff.settings import Settings
@@ -27,9 +28,6 @@ _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 # To everyone, for load balancers and probes; without a query.
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/startupz"})
-
-# In the tasks of a request: whose it is. What it is not part of must not be in the way of all handlers.
-current_visit: ContextVar[Visit] = ContextVar("current_visit")
 
 
 class Guard:
@@ -53,14 +51,18 @@ class Guard:
         is_counted = scope["method"] == "POST" and self._scope is KeyScope.INFERENCE
         with ExitStack() as stack:
             try:
-                account = self._checked(scope, {name.lower(): value for name, value in scope["headers"]})
-                visit = stack.enter_context(account.visit(is_counted=is_counted))
+                headers = {name.lower(): value for name, value in scope["headers"]}
+                account = self._checked(scope, headers)
+                terms = terms_of(headers if is_counted else {})
+                visit = stack.enter_context(
+                    account.visit(terms.request_id, terms.timeout_s, is_counted=is_counted)
+                )
             except TakeoffError as exc:
                 await error_response(scope["path"], exc)(scope, receive, send)
                 return
             token = current_visit.set(visit)
             try:
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, _naming(visit.request_id, send) if is_counted else send)
             finally:
                 current_visit.reset(token)
 
@@ -91,6 +93,18 @@ class Guard:
 
     def _is_our_name(self, name: str) -> bool:
         return name in self._hosts or (self._any_address and _is_address(name))
+
+
+def _naming(request_id: str, send: Send) -> Send:
+    """A `send` whose answer says what its request is called."""
+
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            name = (ID.lower().encode(), request_id.encode())
+            message = {**message, "headers": [*message["headers"], name]}
+        await send(message)
+
+    return named
 
 
 def _netloc(origin: bytes) -> str:

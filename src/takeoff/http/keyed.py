@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from takeoff.errors import NotFound
-from takeoff.http.guard import current_visit
 from takeoff.http.ports import Generation, Metrics, Reader, Service, Tokens, Vocabulary
+from takeoff.http.visiting import current_visit
 from takeoff.keys.account import Account
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request
 from takeoff.settings import ReaderSettings
@@ -71,7 +71,9 @@ class KeyedService:
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            generation = await self._service.generate(replace(request, tenant=visit.account.tenant))
+            generation = await self._service.generate(
+                replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
+            )
             visit.add(generation)
             return generation
 
@@ -80,14 +82,16 @@ class KeyedService:
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            return await self._service.count_tokens(replace(request, tenant=visit.account.tenant))
+            return await self._service.count_tokens(
+                replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
+            )
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Raises as `generate`."""
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            encoding = await self._service.encode(request)
+            encoding = await self._service.encode(replace(request, deadline_s=visit.left_s))
             visit.add_tokens(encoding.num_tokens)
             return encoding
 

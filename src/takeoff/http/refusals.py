@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from takeoff.errors import InvalidRequest, Overloaded, RateLimited, TakeoffError, Unauthorized
+from takeoff.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    RateLimited,
+    TakeoffError,
+    Unauthorized,
+)
+from takeoff.http.terms import new_request_id
+from takeoff.http.visiting import current_visit
 
 # The kinds of Anthropic's API that a status has; of the others it is ours, or the client's.
 ANTHROPIC_KINDS = {
@@ -20,6 +28,7 @@ ANTHROPIC_KINDS = {
     408: "timeout_error",
     413: "request_too_large",
     429: "rate_limit_error",
+    504: "timeout_error",
 }
 
 # Routes beside /v1/ that clients of OpenAI-like servers ask.
@@ -37,7 +46,8 @@ def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | No
 
 def _shaped(path: str, exc: TakeoffError) -> Response:
     if _is_anthropic(path):
-        request_id = new_request_id()
+        visit = current_visit.get(None)
+        request_id = new_request_id() if visit is None else visit.request_id
         body = anthropic_error_body(exc, request_id)
         return JSONResponse(body, exc.status, headers={"request-id": request_id})
     return JSONResponse(error_body(exc) if _is_openai(path) else {"detail": exc.told}, exc.status)
@@ -60,11 +70,6 @@ def anthropic_error_body(exc: TakeoffError, request_id: str) -> dict[str, Any]:
     is_named = exc.param is None or exc.param in exc.told
     message = exc.told if is_named else f"{exc.param}: {exc.told}"
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
-
-
-def new_request_id() -> str:
-    """What an answer of Anthropic's API is called, in its header `request-id`."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 def error_body(exc: TakeoffError) -> dict[str, Any]:
@@ -94,6 +99,8 @@ def _headers(exc: TakeoffError) -> list[tuple[str, str]]:
     match exc:
         case Overloaded():
             return [("retry-after", str(math.ceil(exc.retry_after_s)))]
+        case DeadlineExceeded():  # clients of OpenAI and Anthropic would try again
+            return [("x-should-retry", "false")]
         case Unauthorized():  # a line each: browsers read one scheme of a line
             return [("www-authenticate", f'{scheme} realm="takeoff"') for scheme in ("Bearer", "Basic")]
         case _:

@@ -63,8 +63,12 @@ class Counted(Protocol):
 class Visit:
     """One request of a client's, from its header to the end of its answer."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, request_id: str, deadline: float | None, clock: Clock) -> None:
+        """`deadline`: by the clock, when its answer must have ended."""
         self.account = account
+        self.request_id = request_id
+        self._deadline = deadline
+        self._clock = clock
         self._generations: list[Counted] = []
         self._num_started = 0  # of work that is not in the list, or not yet
         self._other_tokens = 0
@@ -86,6 +90,11 @@ class Visit:
             yield
         finally:
             self._num_started -= 1
+
+    @property
+    def left_s(self) -> float | None:
+        """Until its time is over; None: it has no limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
 
     def add(self, generation: Counted) -> None:
         """It counts as open until it ends, and its tokens as used."""
@@ -146,15 +155,18 @@ class Account:
         self._tokens = self._bucket(self._tokens, key.tokens_per_minute)
 
     @contextmanager
-    def visit(self, *, is_counted: bool) -> Iterator[Visit]:
-        """A request of the key; one that is not counted has no limit.
+    def visit(
+        self, request_id: str = "", timeout_s: float | None = None, *, is_counted: bool
+    ) -> Iterator[Visit]:
+        """A request of the key, which may take so long; one that is not counted has no limit.
 
         Raises:
             RateLimited: there are too many, or too many tokens were used.
         """
         if is_counted:
             self._admit()
-        visit = Visit(self)
+        deadline = None if timeout_s is None else self._clock() + timeout_s
+        visit = Visit(self, request_id, deadline, self._clock)
         self._visits.add(visit)
         try:
             yield visit

@@ -26,10 +26,10 @@ class Generation:
         self,
         request_id: int,
         prompt_tokens: int,
-        cancel: Callable[[int], None],
+        end: Callable[[int, FinishReason], None],
         thought: ThoughtStart | None = None,
     ) -> None:
-        """`cancel` is called with the request's id when it is left before its end."""
+        """`end` is called with the request's id, and why, to end it before its end."""
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
@@ -41,7 +41,7 @@ class Generation:
         self.call_format = CallFormat.JSON  # how the model writes calls of tools
         self.finish_reason: FinishReason | None = None
         self._thoughts = None if thought is None else ThoughtParser(thought)
-        self._cancel = cancel
+        self._end = end
         self._events: list[TokenEvent] = []
         self.may_be_repeated = True  # after a failure; False: it would fail again
         self._failure: str | None = None
@@ -93,7 +93,7 @@ class Generation:
         try:
             await self._images_read.wait()
         except BaseException:
-            self._cancel(self.request_id)
+            self.end(FinishReason.CANCELLED)
             raise
         if self._refusal is not None:
             raise self._refusal
@@ -102,6 +102,11 @@ class Generation:
 
     def _broken_off(self, why: str) -> EngineFailed:
         return EngineFailed(why, hint="send the request again" if self.may_be_repeated else None)
+
+    def end(self, reason: FinishReason) -> None:
+        """End it here and now, unless it has ended: what it has said stays said."""
+        if self.finish_reason is None:
+            self._end(self.request_id, reason)
 
     def __enter__(self) -> Generation:
         return self
@@ -112,8 +117,7 @@ class Generation:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.finish_reason is None:
-            self._cancel(self.request_id)
+        self.end(FinishReason.CANCELLED)
 
     def __aiter__(self) -> Generation:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from takeoff.errors import InvalidRequest
@@ -25,16 +26,26 @@ class Generations:
         self._tally = tally
         self._metrics = metrics
 
-    def accept(self, submit: Submit, reader: Reader, arrived_at: float) -> Generation:
+    def accept(
+        self, submit: Submit, reader: Reader, arrived_at: float, *, deadline_s: float | None = None
+    ) -> Generation:
         """Journal a request and submit it. Nothing is awaited: it is accepted or it is not.
+
+        It ends `deadline_s` seconds after `arrived_at`, which is monotonic, if it hasn't before.
 
         Raises:
             Overloaded: its prompt has no room in the queue.
         """
         num_tokens = len(submit.prompt_token_ids)
         self._admission.enqueue(num_tokens)
-        generation = Generation(submit.request_id, num_tokens, self._cancel, submit.thought)
-        self._journal.accept(Entry(submit, reader, generation, arrived_at))
+        generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
+        entry = Entry(submit, reader, generation, arrived_at)
+        if deadline_s is not None:
+            left_s = arrived_at + deadline_s - time.monotonic()
+            entry.deadline = asyncio.get_running_loop().call_later(
+                left_s, generation.end, FinishReason.DEADLINE
+            )
+        self._journal.accept(entry)
         self._tally.accept()
         reader.open_one()
         self._send(reader, reader.quarantine.add(submit.request_id))
@@ -118,6 +129,8 @@ class Generations:
                 self._admission.dequeue(num_prompt_tokens, served=False)
             metrics.observe_completion(entry.reader.group, len(entry.emitted_token_ids))
             entry.reader.close_one()
+            if entry.deadline is not None:
+                entry.deadline.cancel()
             self._tally.end(event.finish_reason)
         metrics.queued_tokens.set(self._admission.queued_tokens)
         entry.generation.push(event)
@@ -127,9 +140,9 @@ class Generations:
         elif event.token_ids:
             self._send(entry.reader, quarantine.answered(event.request_id))
 
-    def _cancel(self, request_id: int) -> None:
-        """The client has left: it ends here and now; the engine frees the slot at its next step."""
+    def _end(self, request_id: int, reason: FinishReason) -> None:
+        """It ends here and now; the engine frees the slot at its next step."""
         entry = self._journal.find(request_id)
         if entry is not None:
             entry.reader.send(Cancel(request_id))
-            self.take([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)])
+            self.take([TokenEvent(request_id=request_id, finish_reason=reason)])

@@ -5,6 +5,7 @@ In memory. Every accepted request leaves it with exactly one terminal event.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -26,6 +27,7 @@ class Entry:
     emitted_token_ids: list[int] = field(default_factory=list)
     last_token_at: float | None = None  # None: still waits for its first token
     has_images_read: bool = False  # and their tokens counted
+    deadline: asyncio.TimerHandle | None = None  # ends it
 
     def submission(self) -> Submit:
         """What an engine is told, so that it goes on behind what was emitted."""

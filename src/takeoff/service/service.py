@@ -28,6 +28,7 @@ from takeoff.ipc.messages import (
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
 from takeoff.service.admission import Admission
+from takeoff.service.deadline import within
 from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import Death, FromAny
 from takeoff.service.fleet import Fleet, PlanReader, checked_live
@@ -198,17 +199,19 @@ class Service:
             Overloaded: too much is open or waiting.
             PreparerFailed: the prompt could not be prepared.
             EngineFailed: the engine died while it read an image.
+            DeadlineExceeded: its time was over before it was accepted.
         """
         arrived_at = time.monotonic()
         with self._entered():
-            while True:
-                reader = await self._fleet.live_reader(request.group, Task.GENERATE)
-                submit = await self._intake.submit(request, reader)
-                if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
-                    break
+            async with within(request.deadline_s):
+                while True:
+                    reader = await self._fleet.live_reader(request.group, Task.GENERATE)
+                    submit = await self._intake.submit(request, reader)
+                    if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
+                        break
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
-            generation = self._generations.accept(submit, reader, arrived_at)
+            generation = self._generations.accept(submit, reader, arrived_at, deadline_s=request.deadline_s)
         if isinstance(request.prompt, Conversation):
             generation.call_format = preparers(reader).call_format
         if submit.images:
@@ -219,29 +222,31 @@ class Service:
         """The tokens of a request's prompt, also of one that no sequence holds.
 
         Raises:
-            NotReady, NotFound, InvalidRequest, Overloaded, PreparerFailed: as `generate`. Of a prompt with
-                images, whose tokens only the engine knows, also the others.
+            NotReady, NotFound, InvalidRequest, Overloaded, PreparerFailed, DeadlineExceeded: as `generate`.
+                Of a prompt with images, whose tokens only the engine knows, also the others.
         """
         if request.images:
             with await self.generate(request) as generation:
                 return generation.prompt_tokens
-        reader = await self._fleet.live_reader(request.group, Task.GENERATE)
-        return await self._intake.count(request, reader)
+        async with within(request.deadline_s):
+            reader = await self._fleet.live_reader(request.group, Task.GENERATE)
+            return await self._intake.count(request, reader)
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Embed or classify texts.
 
         Raises:
-            NotReady, NotFound, InvalidRequest, PromptTooLong, Overloaded: as `generate`.
+            NotReady, NotFound, InvalidRequest, PromptTooLong, Overloaded, DeadlineExceeded: as `generate`.
             EngineFailed: the engine died.
         """
         for text in request.texts:
             for part in (text,) if isinstance(text, str) else text:
                 check_unicode(part)
-        with self._entered():
-            reader = await self._fleet.live_reader(request.group, request.task)
-            accepted = self._encodings.accept(request, reader)
-        return await self._encodings.finish(accepted)
+        async with within(request.deadline_s):
+            with self._entered():
+                reader = await self._fleet.live_reader(request.group, request.task)
+                accepted = self._encodings.accept(request, reader)
+            return await self._encodings.finish(accepted)
 
     async def tokenize(
         self,

@@ -19,7 +19,7 @@ from takeoff.http.anthropic.bodies import CountTokensBody, MessagesBody
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.sampling import model_told
 from takeoff.http.ports import Service
-from takeoff.http.refusals import new_request_id
+from takeoff.http.visiting import current_visit
 from takeoff.settings import Settings
 
 
@@ -34,7 +34,7 @@ def anthropic_router(service: Service, settings: Settings) -> APIRouter:
         body.check_fields(lenient=settings.lenient)
         request = body.request(lenient=settings.lenient)
         head = message_of(model_told(body.model, service))
-        headers = {"request-id": (request_id := new_request_id())}
+        headers = {"request-id": (request_id := current_visit.get().request_id)}
         if body.stream:
             with body.in_its_names():
                 (generation,) = await submit_all(service, [request])
@@ -55,6 +55,6 @@ def anthropic_router(service: Service, settings: Settings) -> APIRouter:
         request = body.prompt_request(lenient=settings.lenient)
         with body.in_its_names():
             count = await unless_client_leaves(http_request, lambda: service.count_tokens(request))
-        return JSONResponse({"input_tokens": count}, headers={"request-id": new_request_id()})
+        return JSONResponse({"input_tokens": count}, headers={"request-id": current_visit.get().request_id})
 
     return router
