@@ -64,11 +64,13 @@ class FakeGeneration:
         self.reasoning_tokens = 0
         self.accepted_prediction_tokens = self.rejected_prediction_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self.end = FinishReason.STOP
+        self.ends_with = FinishReason.STOP
         self.stop_string: str | None = None
         self.num_cancelled = 0
         self.is_cancelled = asyncio.Event()
         self.is_asked = asyncio.Event()  # somebody waits for text
+        self._is_ended = asyncio.Event()  # by `end`
+        self._is_told = False
         self._script = iter(script)
         self._num_left = len(script)
         self._gate = gate
@@ -83,14 +85,27 @@ class FakeGeneration:
             self.num_cancelled += 1
             self.is_cancelled.set()
 
+    def end(self, reason: FinishReason) -> None:
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            self._is_ended.set()
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TokenEvent:
         self.is_asked.set()
         if self._gate is not None:
-            await self._gate.wait()
+            waits = [asyncio.ensure_future(each.wait()) for each in (self._gate, self._is_ended)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in waits:
+                    each.cancel()
         await asyncio.sleep(0)
+        if self._is_ended.is_set() and not self._is_told:
+            self._is_told = True
+            return TokenEvent(request_id=0, finish_reason=self.finish_reason)
         if self.finish_reason is not None:
             raise StopAsyncIteration
         piece = next(self._script)
@@ -101,12 +116,12 @@ class FakeGeneration:
         self.completion_tokens += 1
         if self._num_left:
             return TokenEvent(request_id=0, token_ids=(1,), text=piece)
-        self.finish_reason = self.end
+        self.finish_reason = self.ends_with
         return TokenEvent(
             request_id=0,
             token_ids=(1,),
             text=piece,
-            finish_reason=self.end,
+            finish_reason=self.ends_with,
             stop_string=self.stop_string,
         )
 
@@ -276,7 +291,7 @@ class FakeService:
         generation = FakeGeneration(request, script, self.gate)
         generation.call_format = self.call_format
         generation.thought = self.thought
-        generation.end, generation.stop_string = self.end, self.stop_string
+        generation.ends_with, generation.stop_string = self.end, self.stop_string
         self.generations.append(generation)
         self.taken.set()
         return generation

@@ -188,6 +188,8 @@ class EngineProcess:
         while True:
             job = self._to_compile.get()
             submit = job.submit
+            if submit.request_id not in self._in_work:  # it has ended: those behind it need not wait
+                continue
             assert submit.grammar is not None, "only constrained requests come here"
             with self._beacon.at_work([submit.request_id], Lane.COMPILE):
                 constraint = compiler.compile(submit.grammar, submit.tenant)

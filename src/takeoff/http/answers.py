@@ -14,12 +14,15 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from takeoff.errors import TakeoffError
+from takeoff.errors import Cancelled, DeadlineExceeded, TakeoffError
 from takeoff.http.ports import Generation, Service
+from takeoff.http.terms import TIMEOUT
 from takeoff.http.traffic import route_template
-from takeoff.request import Request, TokenEvent
+from takeoff.http.visiting import current_visit
+from takeoff.request import FinishReason, Request, TokenEvent
 
 Result = TypeVar("Result")
+CUT_SHORT = frozenset({FinishReason.CANCELLED, FinishReason.DEADLINE})  # the text is not whole
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -132,6 +135,7 @@ async def all_events(
 
     Raises:
         ClientLeft: the client did.
+        DeadlineExceeded, Cancelled: before any of them had said anything.
     """
 
     async def complete() -> list[tuple[Generation, list[TokenEvent]]]:
@@ -143,6 +147,7 @@ async def all_events(
                 events = await asyncio.gather(*map(_events, generations))
             finally:
                 service.metrics.observe_tokens(route_template(http_request.scope), _num_tokens(generations))
+            _check_said(generations)
             return list(zip(generations, events, strict=True))
 
     return await unless_client_leaves(http_request, complete)
@@ -158,6 +163,39 @@ async def raw_text(generation: Generation) -> AsyncGenerator[bytes, None]:
         async for event in generation:
             if event.text:
                 yield event.text.encode()
+    break_off_if_cut([generation])
+
+
+def break_off_if_cut(generations: list[Generation]) -> None:
+    """At the end of an answer that can't tell why it ended.
+
+    Raises:
+        BrokenOff: a text is not whole.
+    """
+    for generation in generations:
+        if generation.finish_reason in CUT_SHORT:
+            raise BrokenOff(f"its request ended: {generation.finish_reason}")
+
+
+def check_in_time(event: TokenEvent, generation: Generation) -> None:
+    """Of an answer that is this one generation.
+
+    Raises:
+        DeadlineExceeded: `event` says that its time was over before it had said anything.
+    """
+    if event.finish_reason is FinishReason.DEADLINE:
+        _check_said([generation])
+
+
+def _check_said(generations: list[Generation]) -> None:
+    """Raise DeadlineExceeded or Cancelled if all were cut short before they had said anything."""
+    if any(each.completion_tokens or each.finish_reason not in CUT_SHORT for each in generations):
+        return
+    if any(each.finish_reason is FinishReason.DEADLINE for each in generations):
+        visit = current_visit.get()
+        raise DeadlineExceeded(f"the {visit.timeout_s:g} s of {TIMEOUT} were over before the first token")
+    if generations:
+        raise Cancelled("the request was ended before it had said anything")
 
 
 @contextlib.contextmanager
@@ -176,10 +214,11 @@ def breaking_off() -> Iterator[None]:
 async def merge(generations: list[Generation]) -> AsyncGenerator[tuple[int, TokenEvent], None]:
     """The events of all generations in the order in which they come, each with its generation's index.
 
-    Raises what the first that fails raises.
+    Raises what the first that fails raises; of one alone as `check_in_time`.
     """
     if len(generations) == 1:
         async for event in generations[0]:
+            check_in_time(event, generations[0])
             yield 0, event
         return
     ready: asyncio.Queue[tuple[int, asyncio.Future[TokenEvent]]] = asyncio.Queue()

@@ -19,6 +19,7 @@ from takeoff.http.guard import Guard
 from takeoff.http.keyed import KeyedService
 from takeoff.http.limits import BodyLimits
 from takeoff.http.management import management_router
+from takeoff.http.open_requests import REQUESTS, requests_router
 from takeoff.http.openai.router import openai_routers
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
@@ -53,6 +54,7 @@ def make_app(
         v1_router(keyed, stop_at_roles=settings.stop_at_roles),
         *openai_routers(keyed, settings),
         anthropic_router(keyed, settings),
+        requests_router(),
         page_router("front"),
         *_state_routers(keyed, settings),
     ]
@@ -79,6 +81,7 @@ def make_takeoff_app(
         generate_router(keyed, settings),
         encoder_router(keyed, settings),
         token_router(keyed, settings),
+        requests_router(),
         state,
         health_router(keyed),
         page_router("takeoff"),
@@ -88,7 +91,8 @@ def make_takeoff_app(
     @app.exception_handler(InvalidRequest)
     @app.exception_handler(NotFound)  # a path that isn't there is no exception: this is a group or a reader
     async def refused(request: HttpRequest, exc: TakeoffError) -> Response:
-        return error_response(request.url.path, in_wire_names(exc))
+        path = request.url.path
+        return error_response(path, exc if path.startswith(f"{REQUESTS}/") else in_wire_names(exc))
 
     return app
 
@@ -117,6 +121,7 @@ def make_openai_app(
     routers = [
         *openai_routers(keyed, settings),
         anthropic_router(keyed, settings),
+        requests_router(),
         health_router(keyed),
     ]
     return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys)

@@ -67,13 +67,17 @@ class KeyedService:
         return await self._service.wait_state(state, timeout_s)
 
     async def generate(self, request: Request) -> Generation:
-        """Raises NotFound: the key has no such model. RateLimited, InvalidRequest: see `Visit.work`."""
+        """Raises NotFound: the key has no such model. RateLimited, InvalidRequest: see `Visit.work`.
+
+        Cancelled: its client ended it.
+        """
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            generation = await self._service.generate(
-                replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
-            )
+            async with visit.until_ended():
+                generation = await self._service.generate(
+                    replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
+                )
             visit.add(generation)
             return generation
 
@@ -82,16 +86,18 @@ class KeyedService:
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            return await self._service.count_tokens(
-                replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
-            )
+            async with visit.until_ended():
+                return await self._service.count_tokens(
+                    replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
+                )
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Raises as `generate`."""
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
-            encoding = await self._service.encode(replace(request, deadline_s=visit.left_s))
+            async with visit.until_ended():
+                encoding = await self._service.encode(replace(request, deadline_s=visit.left_s))
             visit.add_tokens(encoding.num_tokens)
             return encoding
 

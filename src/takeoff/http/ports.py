@@ -33,6 +33,7 @@ class Generation(Protocol):
     def thought(self) -> ThoughtStart | None: ...  # that the text may begin with
     @property
     def finish_reason(self) -> FinishReason | None: ...
+    def end(self, reason: FinishReason) -> None: ...  # unless it has
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

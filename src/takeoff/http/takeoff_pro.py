@@ -18,9 +18,12 @@ from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
 from takeoff.http.answers import (
+    CUT_SHORT,
     EVENT_STREAM,
     GenerationResponse,
+    break_off_if_cut,
     breaking_off,
+    check_in_time,
     complete_all,
     merge,
     submit_all,
@@ -157,7 +160,8 @@ def generate_router(service: Service, settings: Settings) -> APIRouter:
     ) -> Response:
         completed = await complete_all(http_request, service, requests)
         answer: dict[str, Any] = {"text": like(body.text, [text for _, text in completed])}
-        if body.return_metadata:
+        is_cut = any(generation.finish_reason in CUT_SHORT for generation, _ in completed)
+        if body.return_metadata or is_cut:
             answer[METADATA] = like(body.text, [_metadata(generation) for generation, _ in completed])
         return JSONResponse(answer)
 
@@ -201,10 +205,13 @@ async def _token_events(generations: list[Generation], with_metadata: bool) -> A
     events = TokenEvents()
     with breaking_off():
         async for event in generation:
+            check_in_time(event, generation)
             if event.text:
                 yield events.frame(event.text)
     if with_metadata:
         yield tight_event(msgspec.json.encode(_metadata(generation)), kind=METADATA)
+    else:
+        break_off_if_cut(generations)
 
 
 async def _json_events(generations: list[Generation], with_metadata: bool) -> AsyncGenerator[bytes, None]:
@@ -218,6 +225,8 @@ async def _json_events(generations: list[Generation], with_metadata: bool) -> As
         for index, generation in enumerate(generations):
             told = {"batch_id": index, **_metadata(generation)}
             yield tight_event(msgspec.json.encode(told), kind=METADATA)
+    else:
+        break_off_if_cut(generations)
 
 
 def _metadata(generation: Generation) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import GenerationResponse, complete_all, raw_text, submit_all
+from takeoff.http.answers import CUT_SHORT, GenerationResponse, complete_all, raw_text, submit_all
 from takeoff.http.bodies import Texts, body_schema, field_error, parse_body
 from takeoff.http.ports import Service
 from takeoff.request import Request, SamplingParams
@@ -74,7 +74,7 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
 
     @router.post("/generate", openapi_extra=body_schema(GenerateBody))
     async def generate(http_request: HttpRequest) -> Response:
-        """The whole text: `{"status": "success", "message": ...}`."""
+        """The whole text: `{"status": "success", "message": ...}`; of one cut short the status says why."""
         body = await parse_body(http_request, GenerateBody)
         _check_texts(body.text)
         requests = body.requests(stop_tokens)
@@ -84,7 +84,9 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
             raise _as_field_error(exc) from exc
         texts = [text for _, text in completed]
         message: Any = texts[0] if len(texts) == 1 else texts
-        return JSONResponse({"status": "success", "message": message})
+        reasons = [generation.finish_reason for generation, _ in completed]
+        status = next((reason.value for reason in reasons if reason in CUT_SHORT), "success")
+        return JSONResponse({"status": status, "message": message})
 
     @router.post("/generate_stream", openapi_extra=body_schema(StreamBody))
     async def generate_stream(http_request: HttpRequest) -> Response:

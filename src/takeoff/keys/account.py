@@ -7,13 +7,15 @@ gets more than its limit, and no prompt is too long for ever.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
-from takeoff.errors import InvalidRequest, RateLimited
+from takeoff.errors import Cancelled, InvalidRequest, NotFound, RateLimited
 from takeoff.keys.key import Key, Scope
+from takeoff.request import FinishReason
 from takeoff.service.admission import DrainRate
 
 Clock = Callable[[], float]
@@ -58,17 +60,22 @@ class Counted(Protocol):
     def completion_tokens(self) -> int: ...
     @property
     def finish_reason(self) -> object | None: ...
+    def end(self, reason: FinishReason) -> None: ...
 
 
 class Visit:
     """One request of a client's, from its header to the end of its answer."""
 
-    def __init__(self, account: Account, request_id: str, deadline: float | None, clock: Clock) -> None:
-        """`deadline`: by the clock, when its answer must have ended."""
+    def __init__(self, account: Account, request_id: str, timeout_s: float | None, clock: Clock) -> None:
+        """`timeout_s`: from now to the end of its answer."""
         self.account = account
         self.request_id = request_id
-        self._deadline = deadline
+        self._names = {request_id}
+        self._is_ended = False
+        self._waits: set[asyncio.Timeout] = set()  # for work that has no generation yet
+        self.timeout_s = timeout_s
         self._clock = clock
+        self._began_at = clock()
         self._generations: list[Counted] = []
         self._num_started = 0  # of work that is not in the list, or not yet
         self._other_tokens = 0
@@ -94,11 +101,52 @@ class Visit:
     @property
     def left_s(self) -> float | None:
         """Until its time is over; None: it has no limit."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+        if self.timeout_s is None:
+            return None
+        return max(0.0, self.timeout_s - (self._clock() - self._began_at))
 
     def add(self, generation: Counted) -> None:
-        """It counts as open until it ends, and its tokens as used."""
+        """It counts as open until it ends, and its tokens as used; it ends with the request."""
         self._generations.append(generation)
+        if self._is_ended:
+            generation.end(FinishReason.CANCELLED)
+
+    def add_name(self, name: str) -> None:
+        """The request may be called so as well."""
+        self._names.add(name)
+
+    def is_called(self, name: str) -> bool:
+        return name in self._names
+
+    @asynccontextmanager
+    async def until_ended(self) -> AsyncIterator[None]:
+        """Break off what is awaited inside when the request is ended.
+
+        Raises:
+            Cancelled: it was, meanwhile or before.
+        """
+        try:
+            async with asyncio.timeout(0.0 if self._is_ended else None) as wait:
+                self._waits.add(wait)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError as exc:
+            if not wait.expired():
+                raise
+            raise Cancelled("the request was ended before it had said anything") from exc
+
+    def end(self) -> None:
+        """End what of it is in work; its answer is told so."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        now = asyncio.get_running_loop().time()
+        for wait in self._waits:
+            wait.reschedule(now)
+        for generation in self._generations:
+            generation.end(FinishReason.CANCELLED)
 
     def add_tokens(self, num_tokens: int) -> None:
         """They were used by what is no generation."""
@@ -165,8 +213,7 @@ class Account:
         """
         if is_counted:
             self._admit()
-        deadline = None if timeout_s is None else self._clock() + timeout_s
-        visit = Visit(self, request_id, deadline, self._clock)
+        visit = Visit(self, request_id, timeout_s, self._clock)
         self._visits.add(visit)
         try:
             yield visit
@@ -175,6 +222,18 @@ class Account:
             self._use(visit)
             if visit.num_texts:
                 self._ends.add(visit.num_texts)
+
+    def end(self, name: str) -> None:
+        """End the requests in work that are called so.
+
+        Raises:
+            NotFound: there are none of this key's.
+        """
+        called = [visit for visit in self._visits if visit.is_called(name)]
+        if not called:
+            raise NotFound(f"no request {name[:128]!r} is in work", param="request_id")
+        for visit in called:
+            visit.end()
 
     def check_open(self, visit: Visit) -> None:
         """Raises as `Visit.work`, if one more text would be too many."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,14 @@ import msgspec
 import pydantic_core
 
 from takeoff.errors import TakeoffError
+from takeoff.http.answers import CUT_SHORT, check_in_time
 from takeoff.http.anthropic.messages import ID_PREFIX
 from takeoff.http.openai.calls import Arguments, Begun, new_call_id
 from takeoff.http.openai.pieces import AnswerReader, Content, Piece, Thought
 from takeoff.http.ports import Generation
 from takeoff.http.refusals import anthropic_error_body
 from takeoff.http.sse import named_event
+from takeoff.http.visiting import new_answer_id
 from takeoff.request import FinishReason, TokenEvent
 
 PING = named_event("ping", b'{"type": "ping"}')
@@ -41,7 +42,7 @@ class Asked:
 def message_of(model: str) -> dict[str, Any]:
     """A message that has said nothing yet."""
     return {
-        "id": f"msg_{uuid.uuid4().hex}",
+        "id": new_answer_id("msg_"),
         "type": "message",
         "role": "assistant",
         "model": model,
@@ -103,6 +104,7 @@ async def message_events(
     is_begun = False
     try:
         async for event in generation:
+            check_in_time(event, generation)
             if not is_begun:
                 is_begun = True
                 yield _event(
@@ -194,6 +196,8 @@ def _end(event: TokenEvent, generation: Generation, max_tokens: int, *, has_call
     if event.finish_reason is FinishReason.LENGTH:
         is_full = generation.completion_tokens < max_tokens
         reason = "model_context_window_exceeded" if is_full else "max_tokens"
+    elif event.finish_reason in CUT_SHORT:
+        reason = event.finish_reason.value
     elif event.stop_string is not None:
         reason = "stop_sequence"
     else:

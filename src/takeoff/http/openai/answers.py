@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -15,6 +14,7 @@ from takeoff.http.answers import EVENT_STREAM, GenerationResponse, KeepAlive, me
 from takeoff.http.ports import Generation, Service
 from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
+from takeoff.http.visiting import new_answer_id
 from takeoff.request import TokenEvent
 from takeoff.settings import Settings
 
@@ -26,7 +26,7 @@ Choices = Callable[[int, TokenEvent], Sequence[dict[str, Any]]]  # of a generati
 
 def head_of(prefix: str, kind: str, model: str) -> dict[str, Any]:
     """What every object of one answer begins with."""
-    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+    return {"id": new_answer_id(f"{prefix}-"), "object": kind, "created": int(time.time()), "model": model}
 
 
 def usage(generations: Sequence[Generation], n: int, *, has_completion: bool = True) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from typing import Any
 
 from takeoff.errors import InvalidRequest, TakeoffError
@@ -12,7 +11,18 @@ from takeoff.http.openai.responses.body import ResponsesBody
 from takeoff.http.openai.responses.output import Output
 from takeoff.http.openai.responses.tools import shown_tools
 from takeoff.http.ports import Generation
+from takeoff.http.visiting import new_answer_id
 from takeoff.request import FinishReason
+
+# How a response has ended.
+_STATUS: dict[FinishReason | None, str] = {
+    FinishReason.STOP: "completed",
+    FinishReason.CANCELLED: "cancelled",
+}
+_INCOMPLETE: dict[FinishReason | None, str] = {
+    FinishReason.LENGTH: "max_output_tokens",
+    FinishReason.DEADLINE: "deadline",
+}
 
 
 class ResponseObject:
@@ -27,7 +37,7 @@ class ResponseObject:
             except (ValueError, RecursionError) as exc:
                 raise InvalidRequest(f"{name} is no JSON: {exc}", param=name) from exc
         self._told = {
-            "id": f"resp_{uuid.uuid4().hex}",
+            "id": new_answer_id("resp_"),
             "object": "response",
             "created_at": int(time.time()),
             "completed_at": None,
@@ -48,11 +58,12 @@ class ResponseObject:
         """At its end."""
         reason = generation.finish_reason
         is_whole = reason is FinishReason.STOP
+        why = _INCOMPLETE.get(reason)
         return {
             **self._told,
             "completed_at": int(time.time()) if is_whole else None,
-            "status": "completed" if is_whole else "incomplete",
-            "incomplete_details": {"reason": "max_output_tokens"} if reason is FinishReason.LENGTH else None,
+            "status": _STATUS.get(reason, "incomplete"),
+            "incomplete_details": None if why is None else {"reason": why},
             "output": output.items,
             "usage": _usage(generation),
         }

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import NotFound, TakeoffError
-from takeoff.http.answers import all_events, submit_all
+from takeoff.http.answers import all_events, check_in_time, submit_all
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import event_stream
 from takeoff.http.openai.responses.answer import ResponseObject
@@ -21,6 +21,7 @@ from takeoff.http.openai.responses.output import Output, whole_output
 from takeoff.http.openai.sampling import model_told
 from takeoff.http.ports import Generation, Service
 from takeoff.http.sse import named_event
+from takeoff.http.visiting import current_visit
 from takeoff.settings import Settings
 
 
@@ -45,19 +46,32 @@ def responses_router(service: Service, settings: Settings) -> APIRouter:
         output = whole_output(generation, told, has_tools=body.has_tools)
         return JSONResponse(answer.ended(generation, output))
 
+    @router.post("/responses/{response_id}/cancel")
+    async def cancel_response(response_id: str) -> Response:
+        """End a response that is in work; its own answer has what it had said."""
+        try:
+            current_visit.get().account.end(response_id)
+        except NotFound as exc:
+            raise _not_stored(response_id) from exc
+        told = {"id": response_id, "object": "response", "status": "cancelled", "output": []}
+        return JSONResponse(told)
+
     @router.get("/responses/{response_id}")
     @router.delete("/responses/{response_id}")
     @router.get("/responses/{response_id}/input_items")
-    @router.post("/responses/{response_id}/cancel")
     async def stored_response(response_id: str) -> Response:
         """Nothing is stored: always 404."""
-        raise NotFound(
-            f"there is no response {response_id[:64]!r}: nothing is stored",
-            param="response_id",
-            hint="keep the answer, and send it again as input",
-        )
+        raise _not_stored(response_id)
 
     return router
+
+
+def _not_stored(response_id: str) -> NotFound:
+    return NotFound(
+        f"there is no response {response_id[:64]!r}: nothing is stored",
+        param="response_id",
+        hint="keep the answer, and send it again as input",
+    )
 
 
 async def stream_events(
@@ -74,6 +88,7 @@ async def stream_events(
     output = Output(generation, has_tools=has_tools)
     try:
         async for news in generation:
+            check_in_time(news, generation)
             for event in output.take(news):
                 yield framed(event)
     except TakeoffError as exc:
@@ -83,4 +98,5 @@ async def stream_events(
         yield framed({"type": "response.failed", "response": failed})
         return
     ended = answer.ended(generation, output)
-    yield framed({"type": f"response.{ended['status']}", "response": ended})
+    kind = "completed" if ended["status"] == "completed" else "incomplete"
+    yield framed({"type": f"response.{kind}", "response": ended})
