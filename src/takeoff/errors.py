@@ -9,6 +9,7 @@ TakeoffError                500  base class; also: a bug on our side
 ├── NotFound                404  no such path, model, group or reader
 ├── MethodNotAllowed        405  the path exists, the method does not
 ├── RequestTimeout          408  the client took too long to send its request
+├── Gone                    410  the events asked for are not kept any more
 ├── PayloadTooLarge         413  the body is larger than the limit
 ├── Overloaded              429  the queue is full; retry later
 │   └── RateLimited         429  the key has used what it may; retry later
@@ -93,6 +94,10 @@ class MethodNotAllowed(TakeoffError):
 
 class RequestTimeout(TakeoffError):
     status, code = 408, "request_timeout"
+
+
+class Gone(TakeoffError):
+    status, code = 410, "gone"
 
 
 class PayloadTooLarge(TakeoffError):

@@ -110,6 +110,7 @@ def test_a_request_ends_by_its_id_in_decode_in_prefill_and_in_the_queue(url: str
     assert asked.reason == "cancelled"
     assert len(asked.text) > 20
     assert completion(url, STORY, 400).startswith(asked.text), "what it had said is delivered"
+    assert_all_free(url)
 
     asked = Asked(url, "prefill", LONG, stream=stream)
     wait_until(is_running(url), "it is in prefill")
@@ -164,7 +165,6 @@ def test_a_request_ends_at_its_deadline_in_decode_in_prefill_and_in_the_queue(ur
 
 @both
 def test_a_request_ends_while_its_constraint_waits_to_be_tried(url: str, stream: bool) -> None:
-    before = metric(url, "takeoff_requests_accepted_total")
     with ThreadPoolExecutor(NUM_AHEAD) as pool:
         ahead = [pool.submit(constrained, url, f"{stream}{n}x") for n in range(NUM_AHEAD)]
         time.sleep(0.3)
@@ -188,7 +188,6 @@ def test_a_request_ends_while_its_constraint_waits_to_be_tried(url: str, stream:
             requests.post(f"{url}/v1/completions", json=body, timeout=0.2)
         assert not ahead[-1].done(), "it was in that phase"
         assert {each.result() for each in ahead} == {200}
-    assert metric(url, "takeoff_requests_accepted_total") == before + NUM_AHEAD, "theirs only"
     assert_all_free(url)
 
 

@@ -53,8 +53,10 @@ class Doors:
     async def serve(self, service: Service, keys: Keyring) -> None:
         """Answer at every door until `close`, those who have one of `keys`."""
         from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
+        from takeoff.http.resuming import KeptStreams
         from takeoff.http.server import DoorServer
 
+        streams = KeptStreams(self._settings)
         makers = {
             FRONT: make_app,
             "takeoff_port": make_takeoff_app,
@@ -62,7 +64,7 @@ class Doors:
             "openai_port": make_openai_app,
         }
         for name, sock in self._sockets.items():
-            app = makers[name](service, self._settings, ports=self.ports, keys=keys)
+            app = makers[name](service, self._settings, ports=self.ports, keys=keys, streams=streams)
             server = DoorServer(app, self._settings, sock)
             self._servers.append(server)
             self._tasks.append(asyncio.create_task(server.serve(), name=TITLES[name]))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TypeVar
 
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from takeoff.errors import Cancelled, DeadlineExceeded, TakeoffError
 from takeoff.http.ports import Generation, Service
+from takeoff.http.resuming import KeptStream, current_stream, refuse_resume
+from takeoff.http.streaming import BrokenOff, KeepAlive, KeptAliveResponse
 from takeoff.http.terms import TIMEOUT
 from takeoff.http.traffic import route_template
 from takeoff.http.visiting import current_visit
@@ -23,7 +23,6 @@ from takeoff.request import FinishReason, Request, TokenEvent
 
 Result = TypeVar("Result")
 CUT_SHORT = frozenset({FinishReason.CANCELLED, FinishReason.DEADLINE})  # the text is not whole
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class ClientLeft(Exception):
@@ -37,20 +36,8 @@ class NoAnswer(Response):
         return
 
 
-class BrokenOff(Exception):
-    """Raised inside a started response: the server closes the connection without its proper end."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
-    """What a stream says that has had no news for a while, so that no proxy takes it for dead."""
-
-    said: bytes
-    every_s: float
-
-
-class GenerationResponse(StreamingResponse):
-    """Streams generations and ends them, however the connection ends."""
+class GenerationResponse(KeptAliveResponse):
+    """Streams generations and ends them, however the connection ends; of a kept stream later."""
 
     def __init__(
         self,
@@ -60,54 +47,33 @@ class GenerationResponse(StreamingResponse):
         media_type: str,
         keep_alive: KeepAlive | None = None,
     ) -> None:
-        super().__init__(body, media_type=media_type, headers={"cache-control": "no-store"})
+        super().__init__(body, media_type, keep_alive)
         self._metrics = service.metrics
         self._generations = generations
-        self._body = body
-        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = current_stream.get()
+        if stream is not None:
+            await self._keep(stream, scope, receive, send)
+            return
         try:
             with ExitStack() as stack:
                 for generation in self._generations:
                     stack.enter_context(generation)
-                async with contextlib.aclosing(self._body):
-                    with contextlib.suppress(ClientDisconnect):  # a client may leave
-                        async with _kept_alive(send, self._keep_alive) as send:
-                            await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, send)
         finally:
-            self._metrics.observe_tokens(route_template(scope), _num_tokens(self._generations))
+            self._observe(scope)
 
+    async def _keep(self, stream: KeptStream, scope: Scope, receive: Receive, send: Send) -> None:
+        making = stream.begin(self._generations, self.body_iterator, self.keep_alive)
+        making.add_done_callback(lambda _: self._observe(scope))
+        current_visit.get().rest = making
+        self.body_iterator = stream.events(after=0)
+        with stream.connected():
+            await super().__call__(scope, receive, send)
 
-@contextlib.asynccontextmanager
-async def _kept_alive(send: Send, keep_alive: KeepAlive | None) -> AsyncIterator[Send]:
-    """A `send` for one response; between its beginning and its end no silence is longer than agreed."""
-    if keep_alive is None:
-        yield send
-        return
-    now = asyncio.get_running_loop().time
-    sent_at: float | None = None  # None: it has not begun, or has ended
-
-    async def note(message: Message) -> None:
-        nonlocal sent_at
-        is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
-        sent_at = None if is_end else now()
-        await send(message)
-
-    async def keep() -> None:
-        while True:
-            silent_s = 0.0 if sent_at is None else now() - sent_at
-            if silent_s >= keep_alive.every_s:
-                await note({"type": "http.response.body", "body": keep_alive.said, "more_body": True})
-            else:
-                await asyncio.sleep(keep_alive.every_s - silent_s)
-
-    keeping = asyncio.create_task(keep(), name="keep alive")
-    try:
-        yield note
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+    def _observe(self, scope: Scope) -> None:
+        self._metrics.observe_tokens(route_template(scope), _num_tokens(self._generations))
 
 
 async def submit_all(service: Service, requests: list[Request]) -> list[Generation]:
@@ -136,7 +102,9 @@ async def all_events(
     Raises:
         ClientLeft: the client did.
         DeadlineExceeded, Cancelled: before any of them had said anything.
+        InvalidRequest: the client wants to pick up what is no stream.
     """
+    refuse_resume("a whole answer")
 
     async def complete() -> list[tuple[Generation, list[TokenEvent]]]:
         with ExitStack() as stack:

@@ -24,6 +24,7 @@ from takeoff.http.openai.router import openai_routers
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
 from takeoff.http.refusals import error_response, validation_response
+from takeoff.http.resuming import KeptStreams
 from takeoff.http.state import health_router, metrics_router
 from takeoff.http.status import takeoff_status
 from takeoff.http.takeoff_pro import generate_router
@@ -44,21 +45,22 @@ def make_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
     keys: Keyring | None = None,
+    streams: KeptStreams | None = None,
 ) -> FastAPI:
     """The front door: Takeoff v1, the OpenAI API and Anthropic's, pages, health and metrics.
 
-    `keys` are those of all doors; None: the settings' one key.
+    `keys` and `streams` are those of all doors; None: the settings' one key, and streams of its own.
     """
-    keyed = KeyedService(service)
+    keyed, streams = KeyedService(service), streams or KeptStreams(settings)
     routers = [
         v1_router(keyed, stop_at_roles=settings.stop_at_roles),
         *openai_routers(keyed, settings),
         anthropic_router(keyed, settings),
-        requests_router(),
+        requests_router(streams),
         page_router("front"),
         *_state_routers(keyed, settings),
     ]
-    return _make_door("Takeoff", keyed, settings, routers, keys)
+    return _make_door("Takeoff", keyed, settings, routers, keys, streams)
 
 
 def make_takeoff_app(
@@ -67,9 +69,10 @@ def make_takeoff_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,
     keys: Keyring | None = None,
+    streams: KeptStreams | None = None,
 ) -> FastAPI:
     """The later Takeoff API, with the pages. `ports` are the open doors', by the name of their setting."""
-    keyed = KeyedService(service)
+    keyed, streams = KeyedService(service), streams or KeptStreams(settings)
     state = APIRouter(tags=["State"])
 
     @state.get("/status")
@@ -81,12 +84,12 @@ def make_takeoff_app(
         generate_router(keyed, settings),
         encoder_router(keyed, settings),
         token_router(keyed, settings),
-        requests_router(),
+        requests_router(streams),
         state,
         health_router(keyed),
         page_router("takeoff"),
     ]
-    app = _make_door("Takeoff API", keyed, settings, routers, keys)
+    app = _make_door("Takeoff API", keyed, settings, routers, keys, streams)
 
     @app.exception_handler(InvalidRequest)
     @app.exception_handler(NotFound)  # a path that isn't there is no exception: this is a group or a reader
@@ -103,10 +106,13 @@ def make_management_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,
     keys: Keyring | None = None,
+    streams: KeptStreams | None = None,
 ) -> FastAPI:
     """Readers, groups, status, metrics; of all models, whatever a key may use."""
     routers = [management_router(service, settings, ports), *_state_routers(KeyedService(service), settings)]
-    return _make_door("Takeoff management", service, settings, routers, keys, Scope.ADMIN)
+    return _make_door(
+        "Takeoff management", service, settings, routers, keys, streams or KeptStreams(settings), Scope.ADMIN
+    )
 
 
 def make_openai_app(
@@ -115,16 +121,17 @@ def make_openai_app(
     *,
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
     keys: Keyring | None = None,
+    streams: KeptStreams | None = None,
 ) -> FastAPI:
     """The OpenAI API of the front door, and Anthropic's, alone."""
-    keyed = KeyedService(service)
+    keyed, streams = KeyedService(service), streams or KeptStreams(settings)
     routers = [
         *openai_routers(keyed, settings),
         anthropic_router(keyed, settings),
-        requests_router(),
+        requests_router(streams),
         health_router(keyed),
     ]
-    return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys)
+    return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys, streams)
 
 
 def _state_routers(service: Service, settings: Settings) -> list[APIRouter]:
@@ -137,6 +144,7 @@ def _make_door(
     settings: Settings,
     routers: Sequence[APIRouter],
     keys: Keyring | None,
+    streams: KeptStreams,
     scope: Scope = Scope.INFERENCE,
 ) -> FastAPI:
     """What all doors share. Limits are inside the guard: strangers can't make us read."""
@@ -151,7 +159,8 @@ def _make_door(
         app.include_router(router)
     _add_error_handlers(app)
     app.add_middleware(BodyLimits, settings=settings)
-    app.add_middleware(Guard, settings=settings, keys=keys or Keyring(settings.api_key), scope=scope)
+    keys = keys or Keyring(settings.api_key)
+    app.add_middleware(Guard, settings=settings, keys=keys, scope=scope, streams=streams)
     app.add_middleware(Traffic, service=service)
     return app
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from takeoff.errors import Forbidden, TakeoffError, Unauthorized
 from takeoff.http.refusals import error_response
+from takeoff.http.resuming import KeptStream, KeptStreams, current_stream
 from takeoff.http.terms import ID, terms_of
 from takeoff.http.visiting import current_visit
 from takeoff.keys.account import Account
@@ -33,10 +34,14 @@ OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/startupz"})
 class Guard:
     """Refuses a request before any route sees it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, keys: Keyring, scope: KeyScope) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, keys: Keyring, scope: KeyScope, streams: KeptStreams
+    ) -> None:
         """`scope` is what the door's routes ask for, but those that tell of all its users."""
         self._app = app
         self._keys = keys
+        self._streams = streams
+        self._max_resume_s = settings.resume_max_s
         self._scope = scope
         self._scopes = {"/metrics": (KeyScope.METRICS,), "/status": (scope, KeyScope.METRICS)}
         self._hosts = (
@@ -53,18 +58,26 @@ class Guard:
             try:
                 headers = {name.lower(): value for name, value in scope["headers"]}
                 account = self._checked(scope, headers)
-                terms = terms_of(headers if is_counted else {})
+                terms = terms_of(headers if is_counted else {}, self._max_resume_s)
                 visit = stack.enter_context(
                     account.visit(terms.request_id, terms.timeout_s, is_counted=is_counted)
                 )
+                stream: KeptStream | None = None
+                if terms.resume_s is not None:
+                    place = self._streams.place(account.tenant, terms.request_id, terms.resume_s)
+                    stream = stack.enter_context(place)
             except TakeoffError as exc:
                 await error_response(scope["path"], exc)(scope, receive, send)
                 return
-            token = current_visit.set(visit)
+            tokens = current_visit.set(visit), current_stream.set(stream)
             try:
                 await self._app(scope, receive, _naming(visit.request_id, send) if is_counted else send)
             finally:
-                current_visit.reset(token)
+                current_visit.reset(tokens[0])
+                current_stream.reset(tokens[1])
+                if visit.rest is not None:
+                    leaving = stack.pop_all()
+                    visit.rest.add_done_callback(lambda _: leaving.close())
 
     def _checked(self, scope: Scope, headers: dict[bytes, bytes]) -> Account:
         """Whose request it is.

@@ -11,6 +11,7 @@ from typing import Any
 
 from takeoff.errors import NotFound
 from takeoff.http.ports import Generation, Metrics, Reader, Service, Tokens, Vocabulary
+from takeoff.http.resuming import refuse_resume
 from takeoff.http.visiting import current_visit
 from takeoff.keys.account import Account
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request
@@ -83,6 +84,7 @@ class KeyedService:
 
     async def count_tokens(self, request: Request) -> int:
         """Raises as `generate`."""
+        refuse_resume("a count")
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():
@@ -93,6 +95,7 @@ class KeyedService:
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Raises as `generate`."""
+        refuse_resume("an encoding")
         self._check_group(request.group)
         visit = current_visit.get()
         with visit.work():

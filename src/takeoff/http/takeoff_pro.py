@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 from takeoff.errors import InvalidRequest
 from takeoff.http.answers import (
     CUT_SHORT,
-    EVENT_STREAM,
     GenerationResponse,
     break_off_if_cut,
     breaking_off,
@@ -31,6 +30,7 @@ from takeoff.http.answers import (
 from takeoff.http.bodies import Texts, body_schema, field_error, form_schema, parse_body, parse_form
 from takeoff.http.ports import Generation, Service
 from takeoff.http.sse import TokenEvents, tight_event
+from takeoff.http.streaming import EVENT_STREAM
 from takeoff.http.texts import GroupName, check_texts, like
 from takeoff.request import Constraint, ConstraintKind, Request, SamplingParams
 from takeoff.settings import Settings

@@ -18,6 +18,7 @@ from takeoff.errors import InvalidRequest
 from takeoff.http.answers import CUT_SHORT, GenerationResponse, complete_all, raw_text, submit_all
 from takeoff.http.bodies import Texts, body_schema, field_error, parse_body
 from takeoff.http.ports import Service
+from takeoff.http.resuming import refuse_resume
 from takeoff.request import Request, SamplingParams
 
 MAX_TEXTS = 1_000
@@ -92,6 +93,7 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
     async def generate_stream(http_request: HttpRequest) -> Response:
         """The text itself as it is made: UTF-8 without any framing."""
         body = await parse_body(http_request, StreamBody)
+        refuse_resume("a text without framing")
         _check_texts(body.text)
         try:
             generations = await submit_all(service, body.requests(stop_tokens))

@@ -1,4 +1,4 @@
-"""What a client says of its request beside the body: how it is called, and how long it may take."""
+"""What a client says of its request beside the body: its id, its time, and whether its stream is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from takeoff.errors import InvalidRequest
 
-ID, TIMEOUT = "X-Request-Id", "X-Request-Timeout"
+ID, TIMEOUT, RESUME = "X-Request-Id", "X-Request-Timeout", "X-Resume"
 MAX_ID_CHARACTERS = 128
 MAX_TIMEOUT_S = 86_400.0
 
@@ -23,15 +23,20 @@ class Terms:
 
     request_id: str  # the client's own, or a new one
     timeout_s: float | None  # from its arrival to its end; None: no limit
+    resume_s: float | None  # for so long its stream is kept without a connection; None: it ends with it
 
 
-def terms_of(headers: Mapping[bytes, bytes]) -> Terms:
+def terms_of(headers: Mapping[bytes, bytes], max_resume_s: float) -> Terms:
     """The terms in a request's headers, whose names are in lower case.
 
     Raises:
         InvalidRequest: one is not what it should be; `param` is the header.
     """
-    return Terms(_request_id(headers), _seconds(headers, TIMEOUT, MAX_TIMEOUT_S))
+    return Terms(
+        _request_id(headers),
+        _seconds(headers, TIMEOUT, MAX_TIMEOUT_S),
+        _seconds(headers, RESUME, max_resume_s),
+    )
 
 
 def new_request_id() -> str:
@@ -57,6 +62,8 @@ def _seconds(headers: Mapping[bytes, bytes], name: str, most: float) -> float | 
     given = _value(headers, name)
     if given is None:
         return None
+    if most == 0.0:
+        raise InvalidRequest(f"{name} is turned off here", param=name)
     seconds = float(given) if _SECONDS.fullmatch(given) else 0.0
     if not 0.0 < seconds <= most:
         raise InvalidRequest(

@@ -71,6 +71,7 @@ class Visit:
         self.account = account
         self.request_id = request_id
         self._names = {request_id}
+        self.rest: asyncio.Task[None] | None = None  # what goes on for it without a connection
         self._is_ended = False
         self._waits: set[asyncio.Timeout] = set()  # for work that has no generation yet
         self.timeout_s = timeout_s

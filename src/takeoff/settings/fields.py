@@ -244,6 +244,19 @@ class Settings(ReaderSettings):
     send_timeout_s: float = Field(
         60.0, gt=0, le=3_600, description="A client that takes nothing of its answer for so long is cut off"
     )
+    resume_max_s: float = Field(
+        60.0,
+        ge=0,
+        le=3_600,
+        description="Longest time that a client may have its stream kept without a connection, by X-Resume; "
+        "0: a stream always ends with its connection",
+    )
+    resume_kb: int = Field(
+        1_024, ge=16, le=1_048_576, description="Events of such a stream that are kept to be sent again"
+    )
+    max_resumable: int = Field(
+        64, ge=1, le=65_536, description="Such streams at a time, each of up to `resume_kb`; beyond: 429"
+    )
     max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections, at each door")
     max_connections_per_client: int | None = Field(
         None,

@@ -7,9 +7,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.http.answers import (
-    EVENT_STREAM,
     GenerationResponse,
-    KeepAlive,
     all_events,
     submit_all,
     unless_client_leaves,
@@ -19,6 +17,7 @@ from takeoff.http.anthropic.bodies import CountTokensBody, MessagesBody
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.sampling import model_told
 from takeoff.http.ports import Service
+from takeoff.http.streaming import EVENT_STREAM, KeepAlive
 from takeoff.http.visiting import current_visit
 from takeoff.settings import Settings
 

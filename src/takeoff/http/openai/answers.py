@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from takeoff.errors import TakeoffError
-from takeoff.http.answers import EVENT_STREAM, GenerationResponse, KeepAlive, merge
+from takeoff.http.answers import GenerationResponse, merge
 from takeoff.http.ports import Generation, Service
 from takeoff.http.refusals import error_body
 from takeoff.http.sse import DONE, sse_event
+from takeoff.http.streaming import EVENT_STREAM, KeepAlive
 from takeoff.http.visiting import new_answer_id
 from takeoff.request import TokenEvent
 from takeoff.settings import Settings
