@@ -21,6 +21,8 @@ MAX_LOGIT_BIASES = 1_024
 MAX_SEED = 2**64 - 1
 MAX_DEPTH = 64  # of lists and objects in one another, in what a template is given
 MAX_TOP_LOGPROBS = 20
+DEFAULT_PRIORITY = 10
+MAX_PRIORITY = 100
 
 
 class FinishReason(StrEnum):
@@ -137,6 +139,7 @@ class Request:
     sampling: SamplingParams
     group: str = "primary"  # the consumer group that serves it
     tenant: str = ""  # whose it is: prefixes are reused within one tenant only
+    priority: int = DEFAULT_PRIORITY  # weight of the tenant's share where there is not enough for all
     chat_template: bool | None = None  # wrap the text as a user's message; None: the server's setting
     keep_tokens: int | None = None  # a longer prompt loses the beginning of its text; None: it is refused
     lora_id: str | None = None  # adapter of the reader that the completion is computed with; None: none
@@ -147,6 +150,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.keep_tokens is not None:
             _within("prompt_max_tokens", self.keep_tokens, 1, MAX_TOKENS)
+        _within("priority", self.priority, 1, MAX_PRIORITY)
 
 
 class Task(StrEnum):
@@ -167,6 +171,7 @@ class EncodeRequest:
     task: Task
     texts: tuple[Text, ...]
     group: str = "primary"
+    tenant: str = ""  # whose it is
     deadline_s: float | None = None  # as of a Request
 
 

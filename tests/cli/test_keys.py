@@ -53,13 +53,14 @@ def test_what_was_asked_for_is_in_the_list(keys: Keys) -> None:
     keys(
         *("create", "ci", "--scope", "inference", "--scope", "metrics", "--model", "a", "--model", "b"),
         *("--requests-per-minute", "60", "--tokens-per-minute", "100000", "--max-open", "4"),
-        *("--expires", "2027-01-31"),
+        *("--expires", "2027-01-31", "--priority", "30"),
     )
     head, row = (line.split("\t") for line in keys("list").stdout.splitlines())
     told = dict(zip(head, row, strict=True))
     assert told["scopes"] == "inference,metrics"
     assert told["models"] == "a,b"
     assert (told["requests/min"], told["tokens/min"], told["open"]) == ("60", "100,000", "4")
+    assert told["priority"] == "30"
     assert told["expires"] == "2027-02-01 00:00 UTC", "the day itself is the last"
     (facts,) = json.loads(keys("list", "--json").stdout)
     assert facts["models"] == ["a", "b"]
@@ -100,6 +101,9 @@ def test_a_rotated_key_has_another_secret_and_nothing_else(keys: Keys, path: Pat
         ),
         (("bob", "--max-open", "0"), "max_open: "),
         (("bob", "--tokens-per-minute", "-1"), "tokens_per_minute: "),
+        (("bob", "--priority", "0"), "priority: Expected `int` >= 1"),
+        (("bob", "--priority", "101"), "priority: Expected `int` <= 100"),
+        (("bob", "--scope", "metrics", "--priority", "5"), "models and limits are of the scope inference"),
         (("bob", "--model", ""), "model: "),
         (("bob", "--expires", "tomorrow"), "'tomorrow' is no date (write 2027-01-31"),
         (("bob", "--expires", "2027-01-31T12:00"), "is no date"),

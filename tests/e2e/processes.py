@@ -18,9 +18,10 @@ def child_of(server: Server, module: str) -> psutil.Process:
     return next(child for child in server.children() if module in child.cmdline())
 
 
-def metric(url: str, name: str) -> float:
+def metric(url: str, name: str, key: str = "") -> float:
     """The present value of a metric, with its labels; 0 where it has none yet."""
-    for line in requests.get(f"{url}/metrics", timeout=LIMIT_S).text.splitlines():
+    headers = {"x-api-key": key} if key else {}
+    for line in requests.get(f"{url}/metrics", headers=headers, timeout=LIMIT_S).text.splitlines():
         if line.startswith(name + " "):
             return float(line.rsplit(" ", 1)[1])
     return 0.0

@@ -152,13 +152,14 @@ def test_a_key_of_several_scopes_opens_what_each_opens(keys: Keys) -> None:
 def test_what_generates_is_in_the_name_of_the_key(
     keys: Keys, door: str, path: str, body: dict[str, Any]
 ) -> None:
-    alice, bob = keys.add("alice"), keys.add("bob")
+    alice, bob = keys.add("alice"), keys.add("bob", priority=25)
     service = FakeService()
     app = make_door(service, door, keys=keys.ring)
-    for name, header in (("alice", alice), ("bob", bob)):
+    for name, header, priority in (("alice", alice, 10), ("bob", bob, 25)):
         service.generations.clear()
         assert ask(app, "POST", path, body, [header]).status == 200
-        assert {request.tenant for request in service.requests} == {keys.tenant(name)}
+        told = {(request.tenant, request.priority) for request in service.requests}
+        assert told == {(keys.tenant(name), priority)}
 
 
 def test_counting_tokens_is_too(keys: Keys) -> None:

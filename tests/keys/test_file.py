@@ -84,7 +84,13 @@ def test_two_keys_of_one_name_id_or_hash_are_refused(tmp_path: Path, field: str)
 
 def test_a_value_out_of_bounds_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    for field, value in (("max_open", 0), ("scopes", []), ("scopes", ["all"]), ("models", [""]), ("x", 1)):
+    wrong: list[tuple[str, object]] = [
+        ("max_open", 0),
+        ("priority", 101),
+        ("scopes", []),
+        ("scopes", ["all"]),
+    ]
+    for field, value in [*wrong, ("models", [""]), ("x", 1)]:
         write_keys(path, make_key("alice")[0])
         content = json.loads(path.read_text())
         content["keys"][0][field] = value

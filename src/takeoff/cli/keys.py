@@ -44,6 +44,12 @@ def create(
         int | None, typer.Option(help="Tokens of prompts and completions a minute; beyond: 429")
     ] = None,
     max_open: Annotated[int | None, typer.Option(help="Texts in work at once; beyond: 429")] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            help="Weight of its share where not all keys can have what they want: 1 to 100; default 10"
+        ),
+    ] = None,
     expires: Annotated[
         str | None,
         typer.Option(help="Last day it is valid, in UTC, or a time as 2027-01-31T12:00Z", metavar="DATE"),
@@ -71,6 +77,7 @@ def create(
             "requests_per_minute": requests_per_minute,
             "tokens_per_minute": tokens_per_minute,
             "max_open": max_open,
+            "priority": priority,
             "expires": None if expires is None else _end_of(expires),
         }
     )
@@ -138,7 +145,7 @@ def list_keys(
     if not present:
         talk().print(f"no keys in {path}; `takeoff keys create NAME` makes one", markup=False)
         return
-    limits = ("requests/min", "tokens/min", "open")
+    limits = ("requests/min", "tokens/min", "open", "priority")
     print_table(
         ("name", "id", "scopes", "models", *limits, "created", "expires"),
         [_row(key) for key in present],
@@ -147,7 +154,7 @@ def list_keys(
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    limits = (key.requests_per_minute, key.tokens_per_minute, key.max_open)
+    limits = (key.requests_per_minute, key.tokens_per_minute, key.max_open, key.priority)
     return (
         key.name,
         key.id,
@@ -192,8 +199,9 @@ def _checked(values: dict[str, Any]) -> Key:
         field = place.partition("`")[0].partition("[")[0]
         hints = {"name": NAME_RULE, "scopes": f"the scopes are {', '.join(Scope)}"}
         raise KeyFileError(f"{field.removesuffix('s')}: {fact}", hint=hints.get(field)) from exc
+    priority = values["priority"]
     limits = (key.models, key.requests_per_minute, key.tokens_per_minute, key.max_open)
-    if Scope.INFERENCE not in key.scopes and any(limits):
+    if Scope.INFERENCE not in key.scopes and (any(limits) or priority is not None):
         raise KeyFileError("models and limits are of the scope inference, and the key does not have it")
     return key
 

@@ -68,6 +68,7 @@ def arrived(
         sampling=sampling,
         text=text,
         arrived_at=now,
+        priority=message.priority,
         predicted_token_ids=message.predicted_token_ids,
     )
 

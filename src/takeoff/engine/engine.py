@@ -128,14 +128,22 @@ class Engine:
         if decoding:
             self._decode(decoding)
         on_decoded()
-        for seq, left in self._scheduler.admit():
-            if not self._parking.bring(seq, left):
-                seq.queue_s = self._clock() - seq.arrived_at
-                self.prefixes.adopt(seq)
+        self._admit()
         self._parking.make_room()
         for seq in self._scheduler.followers_to_wake():
             self.prefixes.adopt(seq)
         self._prefill()
+
+    def _admit(self) -> None:
+        """Give slots to whose turn it is: the free ones, then those of who has more than its share."""
+        self._scheduler.charge()
+        is_over = False
+        while not is_over:
+            for seq, left in self._scheduler.admit():
+                if not self._parking.bring(seq, left):
+                    seq.queue_s = self._clock() - seq.arrived_at
+                    self.prefixes.adopt(seq)
+            is_over = not self._parking.give_way()
 
     def _compact(self) -> list[Sequence]:
         """Make those that decode own the lowest slots of their class, adapter by adapter; returns them so."""

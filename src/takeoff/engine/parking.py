@@ -1,8 +1,9 @@
-"""Sequences that outgrow their slots: they move to a longer one, or make room while they wait for it.
+"""Sequences without a slot whose state is kept: because they outgrew it, or because it is another's turn.
 
-A move is by snapshot and changes no bit. Who finds no longer slot free stays where it is, as long as
-nobody wants that place; then its snapshot is put aside, within a budget of bytes. Over the budget it stays
-after all, and those who want its place wait with it.
+A move is by snapshot and changes no bit. Who has outgrown its slot moves to a longer one. Who finds none
+free stays where it is, as long as nobody wants that place; then its snapshot is put aside, within a budget
+of bytes. So is that of one who gives way to another tenant. Over the budget it stays after all, and those who
+want its place wait with it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ class Parking:
         self._kernels = kernels
         self._counters = counters
         self._max_bytes = max_bytes
-        self._is_needed = len(kernels.slot_classes) > 1
 
     def bring(self, seq: Sequence, left: int | None) -> bool:
         """Bring what is computed of `seq` into the slot that it was given; False: nothing is.
@@ -44,22 +44,29 @@ class Parking:
             return True
         return False
 
+    def give_way(self) -> bool:
+        """Put one aside whose tenant has more than its share while another waits; whether there was one."""
+        seq = self._scheduler.next_to_give_way()
+        return seq is not None and self._try_park(seq)
+
     def make_room(self) -> None:
         """Put those aside who have outgrown their slots while others wait for these."""
-        if not self._is_needed:
-            return
         for seq in self._scheduler.outgrown():
-            slot = seq.slot
-            assert slot is not None
-            if not self._scheduler.is_wanted(seq.slot_class):
-                continue
-            if self._used_bytes + self._kernels.snapshot_bytes(slot) > self._max_bytes:
+            if self._scheduler.is_wanted(seq.slot_class) and not self._try_park(seq):
                 break
-            with self._counters.timed("park", tokens=seq.num_computed_tokens):
-                seq.parked = self._snapshot(slot)
-                self._scheduler.park(seq)
-                self._kernels.clear(slot)
         self._counters.set("parked_bytes", self._used_bytes)
+
+    def _try_park(self, seq: Sequence) -> bool:
+        """Put `seq` aside, if the budget has room for it."""
+        slot = seq.slot
+        assert slot is not None
+        if self._used_bytes + self._kernels.snapshot_bytes(slot) > self._max_bytes:
+            return False
+        with self._counters.timed("park", tokens=seq.num_computed_tokens):
+            seq.parked = self._snapshot(slot)
+            self._scheduler.park(seq)
+            self._kernels.clear(slot)
+        return True
 
     @property
     def _used_bytes(self) -> int:

@@ -1,21 +1,25 @@
 """What the next calls compute, and for whom. Pure policy: no model, no clock, no I/O.
 
-Sequences wait in order of arrival and take the lowest free slot. Every other prefill call goes to
-them in order of admission; in those between, who needs much less than the first of that order goes
-before it. So a short prompt doesn't wait for a long one, and nobody takes more than twice the
-calls that it would take in order of admission. A sequence whose prefix another one, admitted before it,
-is about to compute waits for that one, which then counts as being as near to its end as the waiting one.
+Who waits takes the lowest free slot: first the tenant that has had the least (`shares`), each tenant's in
+order of arrival. While no slot is free, one of another tenant that has had more and holds more of them is put
+aside. Every other prefill call goes to the prompts in the order in which the shares let them in; in those
+between, who needs much less than the first of that order goes before it. So a short prompt doesn't wait for a
+long one, and nobody takes more than twice the calls that it would take in that order. A sequence whose prefix
+another one, admitted before it, is about to compute waits for that one, which then counts as being as near to
+its end as the waiting one.
 
 There is a line for each class of slots, the shortest that a sequence fits into; so who waits for a long
 slot holds up nobody who wants a short one, and nobody else takes the long one. Who outgrows a slot stands
-in the line for a longer one, at the place of its arrival. Nobody waits for ever: who has one of the longest
-slots goes on to its end, so the first in that line gets one; then those who wait in slots of the next
-shorter class leave them, and so on, and only the older are ever ahead.
+in the line for a longer one, at the place of its arrival. Nobody waits for ever: of one tenant, who has one
+of the longest slots goes on to its end, so the first in that line gets one; then those who wait in slots of
+the next shorter class leave them, and so on, and only the older are ever ahead. Of other tenants those are
+ahead who have had less, and what they get ends that.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -26,6 +30,7 @@ from takeoff.engine.llama.rows import ImageTokens
 from takeoff.engine.prefill_budget import Room
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
 from takeoff.engine.sequence import Sequence
+from takeoff.engine.shares import Shares
 from takeoff.engine.slots import SlotTable
 from takeoff.ipc.messages import SlotClass
 
@@ -70,6 +75,7 @@ class Scheduler:
         self.slots = SlotTable(slot_classes)
         self.running: list[Sequence] = []  # in order of admission
         self._lines: list[list[Sequence]] = [[] for _ in slot_classes]  # each in order of arrival
+        self._shares = Shares()
         self._max_slice = max_slice
         self._max_outputs = sum(slots.n_slots for slots in slot_classes)  # logits that one call may want
         self._exact_slices = exact_slices
@@ -85,10 +91,16 @@ class Scheduler:
         return sum(map(len, self._lines))
 
     def add(self, seq: Sequence) -> None:
-        insort(self._lines[self.slots.class_for(seq)], seq, key=_arrival)
+        self._shares.enter(seq, self.running)
+        self._line_up(seq)
+
+    def charge(self) -> None:
+        """Count what was computed since the last time to those for whom it was."""
+        for seq in self.running:
+            self._shares.charge(seq)
 
     def admit(self) -> Iterator[tuple[Sequence, int | None]]:
-        """Give free slots to who is first in line; yields each as soon as it has it.
+        """Give free slots to whose turn it is; yields each as soon as it has it.
 
         With it comes the slot that it had before and has outgrown: its state is still there. The longest
         slots are given out first, so that those left for them are free for others at once.
@@ -97,16 +109,41 @@ class Scheduler:
         for number in reversed(range(len(self._lines))):
             line = self._lines[number]
             movers = [seq for seq in outgrown if self.slots.class_for(seq) == number]
-            while line or movers:
-                seq = min(line[:1] + movers[:1], key=_arrival)
+            while (line or movers) and self.slots.has_free(number):
+                seq = min(chain(line, movers), key=self._turn)
                 left = seq.slot
-                if not self.slots.try_acquire(seq, number):
-                    break
+                self.slots.acquire(seq, number)
                 if left is None:
-                    self.running.append(line.pop(0))
+                    line.remove(seq)
+                    self.running.append(seq)
+                    seq.starts_at = self._shares.level(seq.tenant)
+                    self._shares.charge(seq)
                 else:
-                    del movers[0]
+                    movers.remove(seq)
                 yield seq, left
+
+    def next_to_give_way(self) -> Sequence | None:
+        """Who gives its slot to one that waits for such a one; None: all keep theirs.
+
+        Of the tenant that has had the most, the one that was admitted last. Only if it has had more than the
+        one that waits, and then still holds no fewer slots for its priority: so no two take turns at it.
+        """
+        for number, line in enumerate(self._lines):
+            if not line or self.slots.has_free(number):
+                continue
+            first = min(line, key=self._turn)
+            present = [seq for seq in self.running if seq.slot_class == number]
+            num_held = Counter(seq.tenant for seq in present)
+            least, wanted = self._shares.level(first.tenant), (num_held[first.tenant] + 1) / first.priority
+            rich = [
+                seq
+                for seq in present
+                if self._shares.level(seq.tenant) > least and num_held[seq.tenant] / seq.priority > wanted
+            ]
+            movable = [seq for seq in reversed(rich) if seq.num_computed_tokens and seq.leader is None]
+            if movable:
+                return max(movable, key=lambda seq: self._shares.level(seq.tenant))
+        return None
 
     def outgrown(self) -> list[Sequence]:
         """Those whose slots are full and who can't go on before they have a longer one, the oldest first."""
@@ -120,7 +157,7 @@ class Scheduler:
         """Put `seq`, which has outgrown its slot, in line without it; returns the slot."""
         self.running.remove(seq)
         slot = self.slots.release(seq)
-        self.add(seq)
+        self._line_up(seq)
         return slot
 
     def find(self, request_id: int) -> Sequence | None:
@@ -132,6 +169,9 @@ class Scheduler:
 
     def release(self, seq: Sequence) -> int | None:
         """Forget `seq`; returns the slot that it had, if it ran."""
+        if seq.slot is not None:
+            self._shares.charge(seq)
+        self._shares.leave(seq)
         if seq.slot is None:
             self._lines[self.slots.class_for(seq)].remove(seq)
             return None
@@ -201,8 +241,9 @@ class Scheduler:
         return sorted(slices, key=lambda piece: position[piece.seq])
 
     def _prefill_order(self) -> list[Sequence]:
-        """Who is in prefill and waits for nobody: in order of admission, or the short ones first."""
+        """Who is in prefill and waits for nobody: in fair order, or the short ones first."""
         in_prefill = [seq for seq in self.running if seq.num_pending_tokens > 1 and seq.leader is None]
+        in_prefill.sort(key=lambda seq: seq.starts_at)
         if len(in_prefill) < 2:
             return in_prefill
         is_turn, self._is_turn_of_short = self._is_turn_of_short, not self._is_turn_of_short
@@ -211,6 +252,12 @@ class Scheduler:
         needs = self._needs()
         bound = needs[in_prefill[0]] / OVERTAKING
         return sorted(in_prefill, key=lambda seq: min(needs[seq], bound))
+
+    def _line_up(self, seq: Sequence) -> None:
+        insort(self._lines[self.slots.class_for(seq)], seq, key=_arrival)
+
+    def _turn(self, seq: Sequence) -> tuple[float, float]:
+        return self._shares.level(seq.tenant), seq.arrived_at
 
     def _needs(self) -> dict[Sequence, int]:
         """Tokens to compute until the prompt is complete, or that of somebody who waits for it."""

@@ -12,7 +12,7 @@ from takeoff.engine.images import ImageSpan
 from takeoff.engine.prefix_cache import Scope
 from takeoff.engine.sampler import SamplingState
 from takeoff.engine.text_stream import TextStream
-from takeoff.request import SamplingParams, TokenLogprobs
+from takeoff.request import DEFAULT_PRIORITY, SamplingParams, TokenLogprobs
 
 START_ROOM = 128  # tokens that a sequence can go on for before it may have to move to a longer slot
 
@@ -33,6 +33,7 @@ class Sequence:
     sampling: SamplingState
     text: TextStream
     arrived_at: float  # time.perf_counter() of its submission
+    priority: int = DEFAULT_PRIORITY  # of its tenant: the weight of its share
     queue_s: float = 0.0  # from arrival to its slot
     slot: int | None = None  # None while waiting
     slot_class: int = 0  # which of the engine's classes the slot is of
@@ -49,11 +50,18 @@ class Sequence:
     to_say_again: list[int] = field(default_factory=list)  # tokens that its client has, the next one last
     drafter: Drafter | None = None  # follows its text, once speculation looks at it
     balance_steps: float = 0.0  # decode steps that drafts have saved it, or cost it
+    charged: float = 0.0  # to its tenant's share, up to now
+    starts_at: float = 0.0  # what its tenant had had when it got its slot: the lowest is prefilled first
 
     @property
     def num_pending_tokens(self) -> int:
         """Tokens still to compute: 1 in decode, more in prefill."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def tenant(self) -> str:
+        """On whose share it is computed."""
+        return self.scope.tenant
 
     @property
     def lora(self) -> str | None:

@@ -51,16 +51,17 @@ class SlotTable:
         fits = (number for number, slots in enumerate(self.classes) if slots.n_ctx >= wanted)
         return next(fits, len(self.classes) - 1)
 
-    def try_acquire(self, seq: Sequence, number: int) -> bool:
-        """Give `seq` the lowest free slot of a class, if there is one, in place of the one that it has."""
-        slot = next((slot for slot in self._ranges[number] if self._occupants[slot] is None), None)
-        if slot is None:
-            return False
+    def has_free(self, number: int) -> bool:
+        """Whether a slot of this class has no occupant."""
+        return any(self._occupants[slot] is None for slot in self._ranges[number])
+
+    def acquire(self, seq: Sequence, number: int) -> None:
+        """Give `seq` the lowest free slot of a class, which has one, in place of the one that it has."""
+        slot = next(slot for slot in self._ranges[number] if self._occupants[slot] is None)
         if seq.slot is not None:
             self._occupants[seq.slot] = None
         self._occupants[slot] = seq
         seq.slot, seq.slot_class, seq.slot_tokens = slot, number, self.classes[number].n_ctx
-        return True
 
     def release(self, seq: Sequence) -> int:
         """Take the slot from `seq`; returns it."""

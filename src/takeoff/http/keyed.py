@@ -13,7 +13,7 @@ from takeoff.errors import NotFound
 from takeoff.http.ports import Generation, Metrics, Reader, Service, Tokens, Vocabulary
 from takeoff.http.resuming import refuse_resume
 from takeoff.http.visiting import current_visit
-from takeoff.keys.account import Account
+from takeoff.keys.account import Account, Visit
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request
 from takeoff.settings import ReaderSettings
 
@@ -76,9 +76,7 @@ class KeyedService:
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
-                generation = await self._service.generate(
-                    replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
-                )
+                generation = await self._service.generate(_in_name_of(visit, request))
             visit.add(generation)
             return generation
 
@@ -89,9 +87,7 @@ class KeyedService:
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
-                return await self._service.count_tokens(
-                    replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
-                )
+                return await self._service.count_tokens(_in_name_of(visit, request))
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Raises as `generate`."""
@@ -100,7 +96,9 @@ class KeyedService:
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
-                encoding = await self._service.encode(replace(request, deadline_s=visit.left_s))
+                encoding = await self._service.encode(
+                    replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
+                )
             visit.add_tokens(encoding.num_tokens)
             return encoding
 
@@ -167,6 +165,11 @@ class KeyedService:
 
 def _account() -> Account:
     return current_visit.get().account
+
+
+def _in_name_of(visit: Visit, request: Request) -> Request:
+    account = visit.account
+    return replace(request, tenant=account.tenant, priority=account.priority, deadline_s=visit.left_s)
 
 
 def _may_use(reader: Reader) -> bool:

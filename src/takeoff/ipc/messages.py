@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from takeoff.call_formats import CallFormat
-from takeoff.request import Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
+from takeoff.request import DEFAULT_PRIORITY, Constraint, Conversation, SamplingParams, Task, Text, TokenEvent
 from takeoff.sandbox.confine import NOTHING, InForce
 from takeoff.thoughts import ThoughtStart
 
@@ -108,6 +108,7 @@ class Submit(Message, frozen=True):
     images: list[PlacedImage] = []  # in order of their places
     thought: ThoughtStart | None = None  # that the completion may begin with
     predicted_token_ids: list[int] = []  # what the completion may be
+    priority: int = DEFAULT_PRIORITY  # the weight of its tenant's share
 
 
 class Cancel(Message, frozen=True):

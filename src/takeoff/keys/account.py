@@ -15,7 +15,7 @@ from typing import Protocol
 
 from takeoff.errors import Cancelled, InvalidRequest, NotFound, RateLimited
 from takeoff.keys.key import Key, Scope
-from takeoff.request import FinishReason
+from takeoff.request import DEFAULT_PRIORITY, FinishReason
 from takeoff.service.admission import DrainRate
 
 Clock = Callable[[], float]
@@ -188,6 +188,11 @@ class Account:
     @property
     def name(self) -> str:
         return "" if self._key is None else self._key.name
+
+    @property
+    def priority(self) -> int:
+        """The weight of its share."""
+        return DEFAULT_PRIORITY if self._key is None else self._key.priority
 
     @property
     def models(self) -> frozenset[str]:

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from takeoff.request import DEFAULT_PRIORITY, MAX_PRIORITY
+
 PREFIX = "tk-"  # by which people, and programs that look for leaked secrets, know a key of ours
 SECRET_BYTES = 24  # of randomness; 32 characters
 NAME_RULE = "a name is up to 64 letters, digits and . _ @ -, the first of them a letter or a digit"
@@ -21,6 +23,7 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=1_024)]
 Time = Annotated[datetime, Meta(tz=True)]
 Limit = Annotated[int, Meta(ge=1, le=1_000_000_000_000)]
+Priority = Annotated[int, Meta(ge=1, le=MAX_PRIORITY)]
 
 
 class Scope(StrEnum):
@@ -46,6 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None  # of prompts and completions
     max_open: Limit | None = None  # generations and encodings at once
+    priority: Priority = DEFAULT_PRIORITY  # weight of its share where there is not enough for all
     expires: Time | None = None
 
     def has_expired(self, now: datetime) -> bool:

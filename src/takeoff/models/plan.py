@@ -217,13 +217,11 @@ def _plan(
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
     cache_bytes = settings.prefix_cache_mb << 20
-    parking_bytes = 0
-    if len(slots) > 1:
-        parking_bytes = min(
-            sum(each.num_slots for each in slots[1:])
-            * _kv_bytes(model, 1, slots[0].context, ubatch, settings.kv_type),
-            cache_bytes // PARKING_SHARE,
-        )
+    # Between short and long slots, or aside while another tenant has the slot: then any but one.
+    movers = sum(each.num_slots for each in slots[1:]) or count - 1
+    parking_bytes = min(
+        movers * _kv_bytes(model, 1, slots[0].context, ubatch, settings.kv_type), cache_bytes // PARKING_SHARE
+    )
     return Plan(
         slots=slots,
         n_batch=max(settings.batch, 2 * count),

@@ -13,7 +13,7 @@ from takeoff.observe.misses import DIVERGED_BELOW, MissReason
 from takeoff.request import FinishReason
 
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
-STEP_KINDS = ("decode", "verify", "prefill", "sample", "save", "restore", "move", "encode")
+STEP_KINDS = ("decode", "verify", "prefill", "sample", "save", "restore", "move", "park", "unpark", "encode")
 
 _DISK_COUNTERS = {
     "reads": "Prefixes read from disk",
@@ -42,7 +42,9 @@ class Metrics:
         self.running = Gauge("takeoff_requests_running", "Requests that hold a slot", registry=registry)
         self.waiting = Gauge("takeoff_requests_waiting", "Requests that wait for a slot", registry=registry)
         self.queued_tokens = Gauge(
-            "takeoff_queued_tokens", "Prompt tokens that wait for their first token", registry=registry
+            "takeoff_queued_tokens",
+            "Of requests that wait for their first token, prompts and the completions that they want",
+            registry=registry,
         )
         self.prompt_tokens = Counter(
             "takeoff_prompt_tokens", "Prompt tokens of accepted requests", registry=registry

@@ -65,6 +65,7 @@ class Intake:
                 constraint=None,  # its grammar goes instead
             ),
             tenant=request.tenant,
+            priority=request.priority,
             grammar=grammar,
             lora=_checked_lora(request.lora_id, reader),
             images=prepared.images,

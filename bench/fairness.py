@@ -1,0 +1,161 @@
+"""What one flooding key does to nine light ones: their time to the first token with the flood and without it.
+
+    python bench/fairness.py [--seconds 40] [--pause 2] [flags of takeoff serve]
+
+Starts a server with ten keys. Nine of them ask for a short completion each, wait, and ask again. In
+every other round the tenth keeps 64 longer requests open beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import requests
+from server import Server
+
+from takeoff.bench.client import Trace, Work, complete
+from takeoff.bench.target import Target
+from takeoff.keys.file import change_keys
+from takeoff.keys.key import ALL_SCOPES, Key, digest_of, new_id, new_secret
+
+LIGHT = 9
+LIGHT_WORDS, LIGHT_TOKENS = 40, 16
+FLOOD, FLOOD_WORDS, FLOOD_TOKENS = 64, 200, 150  # open at once; of each request
+FLOOD_AHEAD_S = 5.0
+ROUNDS = 2
+WORDS = [
+    "the",
+    "clock",
+    "a",
+    "river",
+    "sister",
+    "sleeps",
+    "near",
+    "every",
+    "lamp",
+    "nobody",
+    "mountain",
+    "sold",
+]
+DOORS = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
+
+
+@dataclass
+class Side:
+    """The light keys' requests of one kind of round, and the tokens that the flood got meanwhile."""
+
+    traces: list[Trace] = field(default_factory=list)
+    flood_tokens: int = 0
+    seconds: float = 0.0
+
+    def told(self, name: str) -> str:
+        good = [trace.ttft_s for trace in self.traces if trace.error is None]
+        cuts = statistics.quantiles(good, n=100)
+        return (
+            f"{name}: TTFT median {cuts[49] * 1e3:.0f} ms, p95 {cuts[94] * 1e3:.0f} ms, of {len(good)}; "
+            f"errors {len(self.traces) - len(good)} of {len(self.traces)}; "
+            f"the flood {self.flood_tokens / self.seconds:.0f} tokens/s"
+        )
+
+    @property
+    def p95_s(self) -> float:
+        return statistics.quantiles([t.ttft_s for t in self.traces if t.error is None], n=100)[94]
+
+
+def make_keys(path: Path) -> list[str]:
+    """A file of ten keys; returns their secrets, the flood's last. It may see the metrics too."""
+    secrets = [new_secret() for _ in range(LIGHT + 1)]
+    made = [
+        Key(
+            id=new_id(),
+            name=f"key{number}",
+            sha256=digest_of(secret.encode()).hex(),
+            created=datetime.now(UTC),
+            scopes=ALL_SCOPES,
+        )
+        for number, secret in enumerate(secrets)
+    ]
+    change_keys(path, lambda _: made)
+    return secrets
+
+
+def prompt_of(chance: random.Random, words: int) -> str:
+    return " ".join(chance.choices(WORDS, k=words))
+
+
+async def be_light(target: Target, chance: random.Random, pause_s: float, until: float, side: Side) -> None:
+    while (now := time.perf_counter()) < until:
+        await asyncio.sleep(min(chance.uniform(0.5, 1.5) * pause_s, max(until - now, 0.0)))
+        if time.perf_counter() < until:
+            side.traces.append(await complete(target, Work(prompt_of(chance, LIGHT_WORDS), LIGHT_TOKENS)))
+
+
+async def flood(target: Target, chance: random.Random, since: float, side: Side) -> None:
+    def count(_trace: Trace) -> None:
+        side.flood_tokens += time.perf_counter() > since
+
+    while True:
+        trace = await complete(target, Work(prompt_of(chance, FLOOD_WORDS), FLOOD_TOKENS), on_text=count)
+        if trace.error is not None:
+            await asyncio.sleep(0.2)
+
+
+async def one_round(targets: list[Target], side: Side, options: argparse.Namespace, seed: int) -> None:
+    *light, heavy = targets
+    started = time.perf_counter() + FLOOD_AHEAD_S
+    until = started + options.seconds
+    flooding: list[asyncio.Task[None]] = []
+    if seed % 2:
+        chances = [random.Random(1_000 * seed + number) for number in range(FLOOD)]
+        flooding = [asyncio.create_task(flood(heavy, chance, started, side)) for chance in chances]
+    await asyncio.sleep(FLOOD_AHEAD_S)
+    await asyncio.gather(
+        *(
+            be_light(target, random.Random(100 * seed + number), options.pause, until, side)
+            for number, target in enumerate(light)
+        )
+    )
+    side.seconds += time.perf_counter() - started
+    for task in flooding:
+        task.cancel()
+    await asyncio.gather(*flooding, return_exceptions=True)
+    await asyncio.sleep(2.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=40.0, help="of each round")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds between a light key's requests")
+    options, flags = parser.parse_known_args()
+    alone, beside = Side(), Side()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "keys.json")
+        secrets = make_keys(path)
+        server = Server(*DOORS, "--keys-file", str(path), *flags)
+        try:
+            host, port = server.url.removeprefix("http://").split(":")
+            targets = [Target("key", host, int(port), "primary", api_key=secret) for secret in secrets]
+            for seed in range(2 * ROUNDS):
+                asyncio.run(one_round(targets, (alone, beside)[seed % 2], options, seed))
+            headers = {"authorization": f"Bearer {secrets[-1]}"}
+            page = requests.get(f"{server.url}/metrics", headers=headers, timeout=10).text
+        finally:
+            server.stop()
+    parked = [line.split()[1] for line in page.splitlines() if 'step_calls_total{kind="park"}' in line]
+    print(alone.told("nine light keys alone"))
+    print(beside.told("beside the flood"))
+    print(f"p95 is {beside.p95_s / alone.p95_s:.2f} x; {parked} sequences put aside")
+
+
+if __name__ == "__main__":
+    main()
