@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from takeoff.errors import Overloaded
-from takeoff.service.admission import MAX_RETRY_S, MIN_RETRY_S, Admission, DrainRate
+from takeoff.service.admission import (
+    FIRST_GUESS,
+    MAX_RETRY_S,
+    MIN_RETRY_S,
+    Admission,
+    DrainRate,
+    Party,
+)
 from takeoff.service.backoff import LONGEST_WAIT_S, Backoff
 
 
@@ -14,36 +21,92 @@ class Clock:
         return self.now
 
 
+ALICE, BOB, CAROL = (Party("primary", tenant) for tenant in ("alice", "bob", "carol"))
+
+
+def make_admission(
+    clock: Clock | None = None, *, max_requests: int = 10, max_tokens: int = 1_000
+) -> Admission:
+    return Admission(max_requests=max_requests, max_queued_tokens=max_tokens, clock=clock or Clock())
+
+
 def test_the_time_to_come_back_is_the_excess_over_the_measured_rate() -> None:
     clock = Clock()
-    admission = Admission(max_requests=10, max_queued_tokens=1_000, clock=clock)
+    admission = make_admission(clock)
     for _ in range(4):
-        admission.enqueue(200)
+        admission.enqueue(ALICE, 200)
     clock.now += 2.0
-    admission.dequeue(200, served=True)  # 100 tokens/s
-    admission.enqueue(400)
-    with pytest.raises(Overloaded, match="1000 prompt tokens are waiting and 500 more") as refused:
-        admission.enqueue(500)
+    admission.dequeue(ALICE, 200, served=True)
+    admission.enqueue(ALICE, 400)
+    with pytest.raises(Overloaded) as refused:
+        admission.enqueue(ALICE, 500)
+    assert refused.value.message == (
+        "1000 tokens of prompts and their completions are waiting and 500 more would exceed the limit of 1000"
+        "; 100 of them are begun in a second"
+    )
     assert refused.value.retry_after_s == pytest.approx(5.0)
     assert admission.queued_tokens == 1_000
 
 
-def test_an_empty_queue_takes_any_one_prompt() -> None:
-    admission = Admission(max_requests=10, max_queued_tokens=100, clock=Clock())
-    admission.enqueue(5_000)
+def test_an_empty_queue_takes_any_one_request() -> None:
+    admission = make_admission(max_tokens=100)
+    admission.enqueue(ALICE, 5_000)
     with pytest.raises(Overloaded):
-        admission.enqueue(1)
+        admission.enqueue(ALICE, 1)
 
 
 def test_open_requests_are_bounded() -> None:
-    admission = Admission(max_requests=2, max_queued_tokens=100, clock=Clock())
-    admission.enter()
-    admission.enter()
+    admission = make_admission(max_requests=2)
+    admission.enter(ALICE)
+    admission.enter(ALICE)
     with pytest.raises(Overloaded, match="2 requests are open, the limit is 2"):
-        admission.enter()
-    admission.leave()
-    admission.enter()
+        admission.enter(ALICE)
+    admission.leave(ALICE)
+    admission.enter(ALICE)
     assert admission.open_requests == 2
+
+
+def test_who_has_less_than_an_even_part_of_a_full_queue_gets_up_to_that() -> None:
+    admission = make_admission(max_tokens=900)
+    admission.enqueue(ALICE, 900)
+    admission.enqueue(BOB, 400)
+    with pytest.raises(Overloaded):
+        admission.enqueue(BOB, 100)  # 500 of 900 are more than a half
+    admission.enqueue(CAROL, 300)
+    with pytest.raises(Overloaded):
+        admission.enqueue(CAROL, 1)
+    with pytest.raises(Overloaded):
+        admission.enqueue(ALICE, 1)
+    admission.enqueue(Party("other group", "alice"), 200)
+    with pytest.raises(Overloaded):
+        admission.enqueue(Party("one more", ""), 1)
+    assert admission.queued_tokens == 2 * 900, "that is the end, for whomever"
+
+
+def test_a_queue_that_drains_is_full_for_its_flood_first() -> None:
+    admission = make_admission(max_requests=4)
+    for _ in range(4):
+        admission.enter(ALICE)
+    for _ in range(2):
+        admission.enter(BOB)
+    for _ in range(2):
+        admission.leave(ALICE)
+        with pytest.raises(Overloaded):
+            admission.enter(ALICE)
+    admission.leave(BOB)
+    admission.enter(BOB)
+    assert admission.open_requests == 4
+
+
+def test_a_completion_of_no_stated_length_counts_as_what_is_usual() -> None:
+    admission = make_admission()
+    assert admission.tokens_of(100, 50, 4_000) == 150
+    assert admission.tokens_of(100, 50_000, 4_000) == 4_100
+    assert admission.tokens_of(100, None, 4_000) == 100 + FIRST_GUESS
+    for _ in range(200):
+        admission.learn_completion(40)
+    assert admission.tokens_of(100, None, 4_000) == 140
+    assert admission.tokens_of(100, None, 10) == 110
 
 
 def test_idle_time_does_not_lower_a_rate() -> None:

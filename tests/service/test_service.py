@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -240,17 +241,19 @@ def test_a_long_text_delays_no_short_one() -> None:
 
 def test_too_many_requests_or_waiting_tokens_are_refused_with_a_time_to_come_back() -> None:
     async def run() -> None:
-        options = {"max_requests": 3, "max_queued_tokens": 10}
+        options = {"max_requests": 3, "max_queued_tokens": 18}
         async with running_service("--step-ms=100000", n_ctx_slot=64, **options) as service:
             first = await service.generate(make_request(tuple(range(8))))
             with pytest.raises(
-                Overloaded, match="8 prompt tokens are waiting and 3 more would exceed the limit of 10"
+                Overloaded,
+                match="13 tokens of prompts and their completions are waiting and 8 more would exceed the "
+                "limit of 18",
             ) as refused:
                 await service.generate(make_request((1, 2, 3)))
             assert 1.0 <= refused.value.retry_after_s <= 600.0
-            others = [await service.generate(make_request((1,))) for _ in range(2)]
+            others = [await service.generate(make_request((1,), max_new_tokens=1)) for _ in range(2)]
             with pytest.raises(Overloaded, match="3 requests are open, the limit is 3"):
-                await service.generate(make_request((1,)))
+                await service.generate(make_request((1,), max_new_tokens=1))
             for generation in (first, *others):
                 with generation:
                     pass
@@ -258,6 +261,25 @@ def test_too_many_requests_or_waiting_tokens_are_refused_with_a_time_to_come_bac
             assert (
                 'takeoff_requests_refused_total{code="overloaded"} 2.0' in service.metrics.render().decode()
             )
+
+    asyncio.run(run())
+
+
+def test_what_one_key_has_filled_is_not_full_for_another() -> None:
+    async def run() -> None:
+        options = {"max_requests": 4, "max_queued_tokens": 40}
+        async with running_service("--step-ms=100000", n_ctx_slot=64, **options) as service:
+            with contextlib.ExitStack() as stack:
+                for tenant, num_more in (("key:flood", 4), ("key:light", 2)):
+                    for _ in range(num_more):
+                        stack.enter_context(await service.generate(make_request(tenant=tenant)))
+                for tenant in ("key:flood", "key:light"):
+                    with pytest.raises(Overloaded, match="6 requests are open, the limit is 4"):
+                        await service.generate(make_request(tenant=tenant))
+                other = await service.generate(make_request(tenant="key:third"))
+                stack.enter_context(other)
+                assert service.queued_tokens == 7 * 8
+            assert service.queued_tokens == 0
 
     asyncio.run(run())
 

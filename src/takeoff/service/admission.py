@@ -1,18 +1,23 @@
-"""Who may come in: bounded in requests and in prompt tokens that wait for their first token.
+"""Who may come in: bounded in requests, and in tokens of those that wait for their first token.
 
-A refusal says after how many seconds to come back, from the rate at which the queue drains.
+What is full for one key, or one group, still has room for the others. A refusal says after how many seconds
+to come back, from the rate at which the queue drains.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from takeoff.errors import Overloaded
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
 _MEMORY_S = 30.0  # seconds of work that a rate remembers
+FIRST_GUESS = 256.0  # tokens of a completion whose request states no length, before one has ended
+_LEARNING_RATE = 0.05  # of each such completion in what is usual
 
 
 class DrainRate:
@@ -38,11 +43,54 @@ class DrainRate:
             self._amount *= _MEMORY_S / self._seconds
             self._seconds = _MEMORY_S
 
+    @property
+    def per_second(self) -> float:
+        """0: nothing has left yet."""
+        return self._amount / self._seconds if self._seconds > 0 else 0.0
+
     def seconds_for(self, amount: float) -> float:
         """Time until `amount` has left, kept within what is sensible to tell a client."""
         if self._amount <= 0:
             return MIN_RETRY_S
         return min(max(amount * self._seconds / self._amount, MIN_RETRY_S), MAX_RETRY_S)
+
+
+class Party(NamedTuple):
+    """Whose room in the queue it is: a key's, at one group. A request's words, whatever reader serves it."""
+
+    group: str
+    tenant: str
+
+
+class Shared:
+    """An amount of something that parties have some of, and the most that all may have.
+
+    Where the rest is too little, who has less than an even part of the whole still gets up to that, and all
+    together at most twice the whole: so nobody is kept out by what another has.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.total = 0
+        self._of: Counter[Party] = Counter()
+
+    def has_room(self, party: Party, amount: int) -> bool:
+        """Whether `party` may have so much more. Any amount fits into what is empty."""
+        total, own = self.total + amount, self._of[party] + amount
+        if total <= self.most or not self.total:
+            return True
+        num_parties = len(self._of.keys() | {party})
+        return total <= 2 * self.most and own * num_parties <= self.most
+
+    def add(self, party: Party, amount: int) -> None:
+        self.total += amount
+        self._of[party] += amount
+
+    def remove(self, party: Party, amount: int) -> None:
+        self.total -= amount
+        self._of[party] -= amount
+        if not self._of[party]:
+            del self._of[party]
 
 
 class Admission:
@@ -51,57 +99,80 @@ class Admission:
     def __init__(
         self, *, max_requests: int, max_queued_tokens: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._max_requests = max_requests
-        self._max_queued_tokens = max_queued_tokens
+        self._requests = Shared(max_requests)
+        self._tokens = Shared(max_queued_tokens)
         self._request_rate = DrainRate(clock)
         self._token_rate = DrainRate(clock)
-        self.open_requests = 0
-        self.queued_tokens = 0
+        self.usual_completion = FIRST_GUESS
+
+    @property
+    def open_requests(self) -> int:
+        return self._requests.total
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._tokens.total
 
     @property
     def retry_after_s(self) -> float:
         """Time until an open request has ended, by the rate at which they do."""
         return self._request_rate.seconds_for(1)
 
-    def enter(self) -> None:
+    def enter(self, party: Party) -> None:
         """Count one more open request.
 
         Raises:
             Overloaded: there are too many already; nothing was counted.
         """
-        if self.open_requests >= self._max_requests:
+        if not self._requests.has_room(party, 1):
             raise Overloaded(
-                f"{self.open_requests} requests are open, the limit is {self._max_requests}",
+                f"{self.open_requests} requests are open, the limit is {self._requests.most}",
                 retry_after_s=self.retry_after_s,
             )
         if self.open_requests == 0:
             self._request_rate.restart()
-        self.open_requests += 1
+        self._requests.add(party, 1)
 
-    def leave(self) -> None:
+    def leave(self, party: Party) -> None:
         """An open request ended."""
-        self.open_requests -= 1
+        self._requests.remove(party, 1)
         self._request_rate.add(1)
 
-    def enqueue(self, num_tokens: int) -> None:
-        """Count a prompt as waiting. An empty queue takes any one prompt.
+    def tokens_of(self, num_prompt_tokens: int, wanted: int | None, room: int) -> int:
+        """What a request counts for while it waits: its prompt, and the completion that it wants.
+
+        Of one that states no length it is what such completions have come to lately, within `room`.
+        """
+        return num_prompt_tokens + min(room, round(self.usual_completion) if wanted is None else wanted)
+
+    def learn_completion(self, num_tokens: int) -> None:
+        """A request that stated no length ended after so many tokens."""
+        self.usual_completion += (num_tokens - self.usual_completion) * _LEARNING_RATE
+
+    def enqueue(self, party: Party, num_tokens: int) -> None:
+        """Count tokens as waiting. An empty queue takes any one request.
 
         Raises:
-            Overloaded: the queue has no room for it; nothing was counted.
+            Overloaded: the queue has no room for them; nothing was counted.
         """
-        total = self.queued_tokens + num_tokens
-        if self.queued_tokens > 0 and total > self._max_queued_tokens:
+        if not self._tokens.has_room(party, num_tokens):
             raise Overloaded(
-                f"{self.queued_tokens} prompt tokens are waiting and {num_tokens} more would exceed the "
-                f"limit of {self._max_queued_tokens}",
-                retry_after_s=self._token_rate.seconds_for(total - self._max_queued_tokens),
+                f"{self.queued_tokens} tokens of prompts and their completions are waiting and {num_tokens} "
+                f"more would exceed the limit of {self._tokens.most}{self._told_rate()}",
+                retry_after_s=self._token_rate.seconds_for(
+                    self.queued_tokens + num_tokens - self._tokens.most
+                ),
             )
         if self.queued_tokens == 0:
             self._token_rate.restart()
-        self.queued_tokens = total
+        self._tokens.add(party, num_tokens)
 
-    def dequeue(self, num_tokens: int, *, served: bool) -> None:
-        """A prompt waits no longer: its first token came (`served`), or it ended without one."""
-        self.queued_tokens -= num_tokens
+    def dequeue(self, party: Party, num_tokens: int, *, served: bool) -> None:
+        """A request waits no longer: its first token came (`served`), or it ended without one."""
+        self._tokens.remove(party, num_tokens)
         if served:
             self._token_rate.add(num_tokens)
+
+    def _told_rate(self) -> str:
+        per_second = self._token_rate.per_second
+        return f"; {per_second:.0f} of them are begun in a second" if per_second else ""

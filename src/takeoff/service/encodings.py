@@ -20,7 +20,7 @@ from takeoff.ipc.messages import (
     EncoderTokenized,
 )
 from takeoff.request import EncodeRequest, Encoding, FinishReason, Text
-from takeoff.service.admission import Admission
+from takeoff.service.admission import Admission, Party
 from takeoff.service.child import ERRORS
 from takeoff.service.engine_watch import Death
 from takeoff.service.reader import Reader
@@ -40,6 +40,7 @@ class Accepted:
     request: EncodeRequest
     reader: Reader
     num_tokens: int  # that it counts for in the queue, by a guess
+    party: Party
 
 
 @dataclass(eq=False, slots=True)
@@ -58,16 +59,16 @@ class Encodings:
         self._open: dict[int, _Asked] = {}
         self._ids = itertools.count(1)
 
-    def accept(self, request: EncodeRequest, reader: Reader) -> Accepted:
+    def accept(self, request: EncodeRequest, reader: Reader, party: Party) -> Accepted:
         """Take a request that `Admission.enter` let in; `finish` must follow at once.
 
         Raises:
             Overloaded: its texts have no room in the queue; it was not accepted.
         """
         num_tokens = sum(_num_characters(text) for text in request.texts) // CHARACTERS_PER_TOKEN + 1
-        self._admission.enqueue(num_tokens)
+        self._admission.enqueue(party, num_tokens)
         self._tally.accept()
-        return Accepted(request, reader, num_tokens)
+        return Accepted(request, reader, num_tokens, party)
 
     async def finish(self, accepted: Accepted) -> Encoding:
         """Wait for the vectors of an accepted request.
@@ -85,8 +86,9 @@ class Encodings:
             reason = FinishReason.FAILED
             raise
         finally:
-            self._admission.dequeue(accepted.num_tokens, served=reason is FinishReason.STOP)
-            self._tally.end(reason)
+            served = reason is FinishReason.STOP
+            self._admission.dequeue(accepted.party, accepted.num_tokens, served=served)
+            self._tally.end(reason, accepted.party)
         encoder = reader.encoder
         size = encoder.num_dimensions
         numbers: list[float] = array("f", answer.vectors).tolist()

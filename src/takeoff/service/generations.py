@@ -8,13 +8,15 @@ import time
 from takeoff.errors import InvalidRequest
 from takeoff.ipc.messages import Cancel, ImagesRead, Submit
 from takeoff.observe.metrics import Metrics
-from takeoff.request import FinishReason, TokenEvent
-from takeoff.service.admission import Admission
+from takeoff.request import FinishReason, Request, TokenEvent
+from takeoff.service.admission import Admission, Party
 from takeoff.service.engine_watch import Death
 from takeoff.service.generation import Generation
 from takeoff.service.journal import Entry, Journal
 from takeoff.service.reader import Reader
 from takeoff.service.tally import Tally
+
+_WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 
 
 class Generations:
@@ -26,22 +28,22 @@ class Generations:
         self._tally = tally
         self._metrics = metrics
 
-    def accept(
-        self, submit: Submit, reader: Reader, arrived_at: float, *, deadline_s: float | None = None
-    ) -> Generation:
+    def accept(self, request: Request, submit: Submit, reader: Reader, arrived_at: float) -> Generation:
         """Journal a request and submit it. Nothing is awaited: it is accepted or it is not.
 
-        It ends `deadline_s` seconds after `arrived_at`, which is monotonic, if it hasn't before.
+        It ends the request's `deadline_s` after `arrived_at`, which is monotonic, if it hasn't before.
 
         Raises:
-            Overloaded: its prompt has no room in the queue.
+            Overloaded: it has no room in the queue.
         """
-        num_tokens = len(submit.prompt_token_ids)
-        self._admission.enqueue(num_tokens)
+        num_tokens, wanted = len(submit.prompt_token_ids), request.sampling.max_new_tokens
+        party = Party(request.group, request.tenant)
+        queued_tokens = self._admission.tokens_of(num_tokens, wanted, reader.n_ctx_slot - num_tokens)
+        self._admission.enqueue(party, queued_tokens)
         generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
-        entry = Entry(submit, reader, generation, arrived_at)
-        if deadline_s is not None:
-            left_s = arrived_at + deadline_s - time.monotonic()
+        entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens, wanted is not None)
+        if request.deadline_s is not None:
+            left_s = arrived_at + request.deadline_s - time.monotonic()
             entry.deadline = asyncio.get_running_loop().call_later(
                 left_s, generation.end, FinishReason.DEADLINE
             )
@@ -112,12 +114,11 @@ class Generations:
 
     def _take(self, entry: Entry, event: TokenEvent, now: float) -> None:
         metrics = self._metrics
-        num_prompt_tokens = len(entry.submit.prompt_token_ids)
         is_first = entry.last_token_at is None
         if event.token_ids:
             metrics.completion_tokens.inc(len(event.token_ids))
             if entry.last_token_at is None:
-                self._admission.dequeue(num_prompt_tokens, served=True)
+                self._admission.dequeue(entry.party, entry.queued_tokens, served=True)
                 metrics.observe_first_token(entry.reader.group, now - entry.arrived_at)
                 metrics.queue_s.observe(event.queue_s)
                 metrics.cached_tokens.inc(event.cached_tokens)
@@ -126,12 +127,14 @@ class Generations:
             entry.last_token_at = now
         if event.finish_reason is not None:
             if is_first and not event.token_ids:
-                self._admission.dequeue(num_prompt_tokens, served=False)
+                self._admission.dequeue(entry.party, entry.queued_tokens, served=False)
+            elif not entry.states_length and event.finish_reason in _WHOLE:
+                self._admission.learn_completion(len(entry.emitted_token_ids))
             metrics.observe_completion(entry.reader.group, len(entry.emitted_token_ids))
             entry.reader.close_one()
             if entry.deadline is not None:
                 entry.deadline.cancel()
-            self._tally.end(event.finish_reason)
+            self._tally.end(event.finish_reason, entry.party)
         metrics.queued_tokens.set(self._admission.queued_tokens)
         entry.generation.push(event)
         quarantine = entry.reader.quarantine

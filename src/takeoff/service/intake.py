@@ -11,7 +11,7 @@ from collections.abc import Collection
 from takeoff.errors import InvalidRequest, Overloaded, PromptTooLong
 from takeoff.ipc.messages import Prepared, Submit
 from takeoff.request import MAX_TOKENS, Conversation, Request, describe, strings_of
-from takeoff.service.admission import Admission
+from takeoff.service.admission import Admission, Party
 from takeoff.service.encodings import CHARACTERS_PER_TOKEN
 from takeoff.service.preparer import Preparers, TemplateUse
 from takeoff.service.reader import Reader
@@ -90,7 +90,8 @@ class Intake:
             return Prepared(0, _checked_prompt(prompt, reader))
         size = len(prompt) if isinstance(prompt, str) else sum(map(len, strings_of(prompt.messages)))
         guess = min(size // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
-        self._admission.enqueue(guess)
+        party = Party(request.group, request.tenant)
+        self._admission.enqueue(party, guess)
         try:
             if isinstance(prompt, Conversation):
                 return await preparers(reader).prepare_chat(prompt, max_tokens, images=request.images)
@@ -102,7 +103,7 @@ class Intake:
                 images=request.images,
             )
         finally:
-            self._admission.dequeue(guess, served=False)
+            self._admission.dequeue(party, guess, served=False)
 
 
 def check_prompt_logprobs(request: Request, num_tokens: int) -> None:

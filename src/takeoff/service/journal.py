@@ -12,6 +12,7 @@ import msgspec
 
 from takeoff.ipc.messages import Submit
 from takeoff.request import TokenEvent
+from takeoff.service.admission import Party
 from takeoff.service.generation import Generation
 from takeoff.service.reader import Reader
 
@@ -24,6 +25,9 @@ class Entry:
     reader: Reader  # that computes it
     generation: Generation
     arrived_at: float  # monotonic seconds
+    party: Party
+    queued_tokens: int  # that it counts for while it waits
+    states_length: bool  # of its completion
     emitted_token_ids: list[int] = field(default_factory=list)
     last_token_at: float | None = None  # None: still waits for its first token
     has_images_read: bool = False  # and their tokens counted

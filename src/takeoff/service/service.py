@@ -27,7 +27,7 @@ from takeoff.ipc.messages import (
 )
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
-from takeoff.service.admission import Admission
+from takeoff.service.admission import Admission, Party
 from takeoff.service.deadline import within
 from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import Death, FromAny
@@ -111,7 +111,7 @@ class Service:
 
     @property
     def queued_tokens(self) -> int:
-        """Prompt tokens that wait for their first token."""
+        """Of requests that wait for their first token, prompts and the completions that they want."""
         return self._admission.queued_tokens
 
     # --- readers ---------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Service:
             DeadlineExceeded: its time was over before it was accepted.
         """
         arrived_at = time.monotonic()
-        with self._entered():
+        with self._entered(Party(request.group, request.tenant)):
             async with within(request.deadline_s):
                 while True:
                     reader = await self._fleet.live_reader(request.group, Task.GENERATE)
@@ -211,7 +211,7 @@ class Service:
                         break
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
-            generation = self._generations.accept(submit, reader, arrived_at, deadline_s=request.deadline_s)
+            generation = self._generations.accept(request, submit, reader, arrived_at)
         if isinstance(request.prompt, Conversation):
             generation.call_format = preparers(reader).call_format
         if submit.images:
@@ -242,10 +242,11 @@ class Service:
         for text in request.texts:
             for part in (text,) if isinstance(text, str) else text:
                 check_unicode(part)
+        party = Party(request.group, request.tenant)
         async with within(request.deadline_s):
-            with self._entered():
+            with self._entered(party):
                 reader = await self._fleet.live_reader(request.group, request.task)
-                accepted = self._encodings.accept(request, reader)
+                accepted = self._encodings.accept(request, reader, party)
             return await self._encodings.finish(accepted)
 
     async def tokenize(
@@ -311,15 +312,15 @@ class Service:
     # --- a request, step by step -----------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
+    def _entered(self, party: Party) -> Iterator[None]:
         """Let a request in; a refusal lets it out again, and is counted."""
         try:
             self._refuse_if_draining()
-            self._admission.enter()
+            self._admission.enter(party)
             try:
                 yield
             except BaseException:
-                self._admission.leave()
+                self._admission.leave(party)
                 raise
         except TakeoffError as exc:
             self.metrics.refused.labels(exc.code).inc()

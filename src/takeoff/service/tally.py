@@ -7,7 +7,7 @@ from collections import Counter
 
 from takeoff.observe.metrics import Metrics
 from takeoff.request import FinishReason
-from takeoff.service.admission import Admission
+from takeoff.service.admission import Admission, Party
 
 
 class Tally:
@@ -32,10 +32,10 @@ class Tally:
         self._metrics.accepted.inc()
         self._metrics.open.inc()
 
-    def end(self, reason: FinishReason) -> None:
+    def end(self, reason: FinishReason, party: Party) -> None:
         """One less; its place is free."""
         self.num_ended[reason] += 1
-        self._admission.leave()
+        self._admission.leave(party)
         self._metrics.open.dec()
         self._metrics.ended.labels(reason.value).inc()
         if self.num_open == 0:

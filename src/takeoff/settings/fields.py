@@ -220,10 +220,18 @@ class Settings(ReaderSettings):
     enable_metrics: bool = Field(True, description="Answer /metrics")
 
     max_queued_tokens: int = Field(
-        200_000, ge=1, le=1_000_000_000, description="Prompt tokens that may wait; beyond: 429"
+        200_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Tokens that may wait, of prompts and the completions that they want; beyond: 429. "
+        "Keys and groups with less than an even part of it still come in",
     )
     max_requests: int = Field(
-        1_024, ge=1, le=65_536, description="Requests that may be open, waiting or running; beyond: 429"
+        1_024,
+        ge=1,
+        le=65_536,
+        description="Requests that may be open, waiting or running; beyond: 429. Keys and groups with less "
+        "than an even part of them still come in",
     )
     max_user_batch_size: int = Field(
         1_000, ge=1, le=1_000_000, description="Texts of one request's list; more are refused"
