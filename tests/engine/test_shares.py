@@ -149,6 +149,26 @@ def test_the_prompt_of_a_light_tenant_is_prefilled_before_those_of_a_flood() -> 
     assert begun == [0, 10, 1, 2, 3, 4, 5], "behind the one that was in work, not behind five"
 
 
+def test_prompts_of_one_tenant_keep_their_order_whatever_the_cache_had_of_them() -> None:
+    run = SimulatedRun(n_slots=8, cache_bytes=1 << 24)
+    params = replace(GREEDY, max_new_tokens=1, ignore_eos=True)
+
+    def ask(request_id: int, prompt: list[int]) -> None:
+        run.engine.submit(Submit(request_id, prompt, params, "key:a"))
+
+    known = prompt_of(900, 1)
+    ask(0, known)
+    run.run_until_begun([0])
+    ask(1, prompt_of(900, 2))
+    ask(2, [*known, 2])
+    ask(3, [*known, 3])
+    ask(4, prompt_of(900, 4))
+    run.engine.step()
+    ask(5, prompt_of(900, 5))
+    run.run_until_begun([4, 5])
+    assert run.told_at[4][0] < run.told_at[5][0]
+
+
 def test_a_prefix_from_the_cache_costs_nothing() -> None:
     run = Run(1, cache_bytes=1 << 20)
     long = prompt_of(400, 7)

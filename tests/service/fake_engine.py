@@ -62,11 +62,13 @@ def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
     threading.Thread(target=_receive, args=(channel, commands), daemon=True).start()
     running: dict[int, Submit] = {}
     emitted: dict[int, int] = {}
-    last_beat = 0.0
+    last_beat, received = 0.0, 0
     while True:
         if time.monotonic() - last_beat > 0.2:
             last_beat = time.monotonic()
-            counters = {"decode_calls": float(sum(emitted.values())), "decode_seconds": 0.5}
+            num_emitted = sum(emitted.values())
+            counters = {"decode_calls": float(num_emitted), "decode_seconds": 0.5 + num_emitted * step_s}
+            counters |= {"sample_tokens": num_emitted, "prefill_tokens": received, "prefill_seconds": 0.0}
             channel.send(Heartbeat(0, 0.0, len(running), 0, counters))
         try:
             command = commands.get(timeout=step_s)
@@ -76,6 +78,7 @@ def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
             case Submit(request_id=request_id):
                 running[request_id] = command
                 emitted[request_id] = len(command.emitted_token_ids)
+                received += len(command.prompt_token_ids)
             case Cancel(request_id=request_id) if request_id in running:
                 del running[request_id]
                 channel.send(Step([TokenEvent(request_id=request_id, finish_reason=FinishReason.CANCELLED)]))

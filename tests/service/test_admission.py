@@ -98,14 +98,16 @@ def test_a_queue_that_drains_is_full_for_its_flood_first() -> None:
     assert admission.open_requests == 4
 
 
-def test_a_completion_of_no_stated_length_counts_as_what_is_usual() -> None:
+def test_a_completion_counts_as_stated_or_usual_and_not_as_far_more_than_usual() -> None:
     admission = make_admission()
     assert admission.tokens_of(100, 50, 4_000) == 150
-    assert admission.tokens_of(100, 50_000, 4_000) == 4_100
+    assert admission.tokens_of(100, 50_000, 4_000) == 100 + 4 * FIRST_GUESS
+    assert admission.tokens_of(100, 50_000, 700) == 800
     assert admission.tokens_of(100, None, 4_000) == 100 + FIRST_GUESS
     for _ in range(200):
         admission.learn_completion(40)
     assert admission.tokens_of(100, None, 4_000) == 140
+    assert admission.tokens_of(100, 50_000, 4_000) == 260
     assert admission.tokens_of(100, None, 10) == 110
 
 

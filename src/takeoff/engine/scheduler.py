@@ -115,9 +115,9 @@ class Scheduler:
                 self.slots.acquire(seq, number)
                 if left is None:
                     line.remove(seq)
-                    self.running.append(seq)
-                    seq.starts_at = self._shares.level(seq.tenant)
+                    seq.starts_at = self._start_of(seq)
                     self._shares.charge(seq)
+                    self.running.append(seq)
                 else:
                     movers.remove(seq)
                 yield seq, left
@@ -128,7 +128,7 @@ class Scheduler:
         Of the tenant that has had the most, the one that was admitted last. Only if it has had more than the
         one that waits, and then still holds no fewer slots for its priority: so no two take turns at it.
         """
-        for number, line in enumerate(self._lines):
+        for number, line in enumerate(self._lines if self._shares.are_several else ()):
             if not line or self.slots.has_free(number):
                 continue
             first = min(line, key=self._turn)
@@ -154,7 +154,7 @@ class Scheduler:
         return bool(self._lines[number])
 
     def park(self, seq: Sequence) -> int:
-        """Put `seq`, which has outgrown its slot, in line without it; returns the slot."""
+        """Put `seq` in line without its slot, which it has outgrown or gives to another; returns the slot."""
         self.running.remove(seq)
         slot = self.slots.release(seq)
         self._line_up(seq)
@@ -255,6 +255,13 @@ class Scheduler:
 
     def _line_up(self, seq: Sequence) -> None:
         insort(self._lines[self.slots.class_for(seq)], seq, key=_arrival)
+
+    def _start_of(self, seq: Sequence) -> float:
+        """What its tenant has had; not before those of it that are in prefill, also if that cost less."""
+        in_prefill = (
+            each for each in self.running if each.tenant == seq.tenant and each.num_pending_tokens > 1
+        )
+        return max([self._shares.level(seq.tenant), *(each.starts_at for each in in_prefill)])
 
     def _turn(self, seq: Sequence) -> tuple[float, float]:
         return self._shares.level(seq.tenant), seq.arrived_at

@@ -24,6 +24,11 @@ class Shares:
         self._levels: dict[str, float] = {}  # of those not in it nothing is known: they are at the floor
         self._num_live: Counter[str] = Counter()
 
+    @property
+    def are_several(self) -> bool:
+        """Whether more than one tenant has something in work."""
+        return len(self._num_live) > 1
+
     def level(self, tenant: str) -> float:
         return self._levels.get(tenant, 0.0)
 

@@ -16,8 +16,9 @@ from takeoff.errors import Overloaded
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
 _MEMORY_S = 30.0  # seconds of work that a rate remembers
-FIRST_GUESS = 256.0  # tokens of a completion whose request states no length, before one has ended
-_LEARNING_RATE = 0.05  # of each such completion in what is usual
+FIRST_GUESS = 256.0  # tokens of a completion, before one has ended
+BELIEVED_TIMES = 4  # of the usual length, that a stated one counts for at most
+_LEARNING_RATE = 0.05  # of each completion in what is usual
 
 
 class DrainRate:
@@ -141,12 +142,15 @@ class Admission:
     def tokens_of(self, num_prompt_tokens: int, wanted: int | None, room: int) -> int:
         """What a request counts for while it waits: its prompt, and the completion that it wants.
 
-        Of one that states no length it is what such completions have come to lately, within `room`.
+        Of one that states no length it is what completions have come to lately, within `room`. Many state
+        as much as there may be, and end long before: more than some times the usual is not believed.
         """
-        return num_prompt_tokens + min(room, round(self.usual_completion) if wanted is None else wanted)
+        usual = self.usual_completion
+        completion = usual if wanted is None else min(wanted, BELIEVED_TIMES * usual)
+        return num_prompt_tokens + min(room, round(completion))
 
     def learn_completion(self, num_tokens: int) -> None:
-        """A request that stated no length ended after so many tokens."""
+        """A request ended by itself after so many tokens."""
         self.usual_completion += (num_tokens - self.usual_completion) * _LEARNING_RATE
 
     def enqueue(self, party: Party, num_tokens: int) -> None:

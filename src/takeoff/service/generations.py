@@ -13,6 +13,7 @@ from takeoff.service.admission import Admission, Party
 from takeoff.service.engine_watch import Death
 from takeoff.service.generation import Generation
 from takeoff.service.journal import Entry, Journal
+from takeoff.service.promise import check_deadline
 from takeoff.service.reader import Reader
 from takeoff.service.tally import Tally
 
@@ -34,14 +35,23 @@ class Generations:
         It ends the request's `deadline_s` after `arrived_at`, which is monotonic, if it hasn't before.
 
         Raises:
-            Overloaded: it has no room in the queue.
+            Overloaded: it has no room in the queue, or can't end in time.
         """
         num_tokens, wanted = len(submit.prompt_token_ids), request.sampling.max_new_tokens
         party = Party(request.group, request.tenant)
         queued_tokens = self._admission.tokens_of(num_tokens, wanted, reader.n_ctx_slot - num_tokens)
+        if request.deadline_s is not None:
+            check_deadline(
+                request,
+                reader,
+                self._journal.entries(reader),
+                prompt=num_tokens,
+                usual_completion=round(self._admission.usual_completion),
+                left_s=arrived_at + request.deadline_s - time.monotonic(),
+            )
         self._admission.enqueue(party, queued_tokens)
         generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
-        entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens, wanted is not None)
+        entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens)
         if request.deadline_s is not None:
             left_s = arrived_at + request.deadline_s - time.monotonic()
             entry.deadline = asyncio.get_running_loop().call_later(
@@ -124,11 +134,12 @@ class Generations:
                 metrics.cached_tokens.inc(event.cached_tokens)
             else:
                 metrics.itl_s.observe(now - entry.last_token_at)
+                entry.reader.pace.note_gap(now - entry.last_token_at, len(event.token_ids))
             entry.last_token_at = now
         if event.finish_reason is not None:
             if is_first and not event.token_ids:
                 self._admission.dequeue(entry.party, entry.queued_tokens, served=False)
-            elif not entry.states_length and event.finish_reason in _WHOLE:
+            if event.finish_reason in _WHOLE:
                 self._admission.learn_completion(len(entry.emitted_token_ids))
             metrics.observe_completion(entry.reader.group, len(entry.emitted_token_ids))
             entry.reader.close_one()

@@ -27,7 +27,6 @@ class Entry:
     arrived_at: float  # monotonic seconds
     party: Party
     queued_tokens: int  # that it counts for while it waits
-    states_length: bool  # of its completion
     emitted_token_ids: list[int] = field(default_factory=list)
     last_token_at: float | None = None  # None: still waits for its first token
     has_images_read: bool = False  # and their tokens counted

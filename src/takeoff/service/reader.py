@@ -18,6 +18,7 @@ from takeoff.service.changes import Changes
 from takeoff.service.engine_watch import Death, EngineCalls, EngineWatch, FromAny, ToAny
 from takeoff.service.huge_pages import asking_for_huge_pages
 from takeoff.service.launch import Launch
+from takeoff.service.pace import Pace
 from takeoff.service.preparer import Preparer, Preparers
 from takeoff.service.quarantine import Quarantine
 from takeoff.settings import ReaderSettings
@@ -70,6 +71,7 @@ class Reader:
         self.preparers: Preparers | None = None  # of a reader that generates
         self.num_open = 0  # requests that it serves now
         self.quarantine = Quarantine()  # says which of them its engine is given
+        self.pace = Pace()  # at which its engine computes
         self._calls = calls
         self._changes = changes
         self._engine: EngineWatch | None = None

@@ -337,6 +337,7 @@ class Service:
             case Encoded() | EncodeFailed() | EncoderTokenized() | EncoderDetokenized():
                 self._encodings.take(message)
             case Heartbeat():
+                reader.pace.take(message, time.monotonic())
                 self.metrics.observe_heartbeat(reader.reader_id, message)
 
     def _reader_loaded(self, reader: Reader) -> None:
