@@ -39,15 +39,26 @@ class Hurried(Target):
 
 
 class Rates(NamedTuple):
-    """Of requests that ended in time: so many a second, and so many tokens of their completions."""
+    """Of requests that ended in time: so many a second, and tokens of their prompts and completions."""
 
     requests: float
-    tokens: float
+    prompt_tokens: float
+    completion_tokens: float
+
+    @property
+    def tokens(self) -> float:
+        return self.prompt_tokens + self.completion_tokens
+
+    def told(self) -> str:
+        parts = f"{self.prompt_tokens:.0f} of prompts and {self.completion_tokens:.0f} of completions"
+        return f"{self.requests:.2f} requests/s; {self.tokens:.0f} tokens/s, {parts}"
 
 
 def rates(traces: list[Trace], until: float, seconds: float) -> Rates:
     good = [trace for trace in traces if trace.error is None and trace.ended_at <= until]
-    return Rates(len(good) / seconds, sum(trace.completion_tokens for trace in good) / seconds)
+    prompt_tokens = sum(trace.prompt_tokens for trace in good)
+    completion_tokens = sum(trace.completion_tokens for trace in good)
+    return Rates(len(good) / seconds, prompt_tokens / seconds, completion_tokens / seconds)
 
 
 def make_work(chance: random.Random) -> Work:
@@ -114,13 +125,14 @@ def report(traces: list[Trace], best: Rates, seconds: float) -> None:
     refused = [trace for trace in traces if trace.status == 429]
     num_admitted = len(traces) - len(refused)
     good = rates(traces, started + seconds, seconds)
-    print(f"peak: {best.requests:.2f} requests/s, {best.tokens:.0f} tokens/s of their completions")
+    print(f"peak: {best.told()}")
     print(f"then {len(traces) / seconds:.1f} requests/s for {seconds:g} s")
-    print(
-        f"goodput: {good.requests:.2f} requests/s, {good.requests / best.requests:.0%} of the peak; "
-        f"{good.tokens:.0f} tokens/s, {good.tokens / best.tokens:.0%}"
-    )
+    print(f"goodput: {good.told()}")
+    shares = good.requests / best.requests, good.tokens / best.tokens
+    print(f"of the peak: {shares[0]:.0%} of requests, {shares[1]:.0%} of tokens")
     print(f"deadlines kept: {len(kept)} of {num_admitted} admitted, {len(kept) / num_admitted:.1%}")
+    cuts = statistics.quantiles([trace.seconds for trace in kept], n=100)
+    print(f"they took {cuts[49]:.1f} s in the median, {cuts[94]:.1f} s at p95, {cuts[98]:.1f} s at p99")
     if len(refused) > 1:
         times = [trace.seconds for trace in refused]
         cuts = statistics.quantiles(times, n=100)
