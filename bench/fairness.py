@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ import requests
 from server import Server
 
 from takeoff.bench.client import Trace, Work, complete
+from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import Target
 from takeoff.keys.file import change_keys
 from takeoff.keys.key import ALL_SCOPES, Key, digest_of, new_id, new_secret
@@ -31,20 +31,6 @@ LIGHT_WORDS, LIGHT_TOKENS = 40, 16
 FLOOD, FLOOD_WORDS, FLOOD_TOKENS = 64, 200, 150  # open at once; of each request
 FLOOD_AHEAD_S = 5.0
 ROUNDS = 2
-WORDS = [
-    "the",
-    "clock",
-    "a",
-    "river",
-    "sister",
-    "sleeps",
-    "near",
-    "every",
-    "lamp",
-    "nobody",
-    "mountain",
-    "sold",
-]
 DOORS = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
 
 
@@ -87,23 +73,19 @@ def make_keys(path: Path) -> list[str]:
     return secrets
 
 
-def prompt_of(chance: random.Random, words: int) -> str:
-    return " ".join(chance.choices(WORDS, k=words))
-
-
-async def be_light(target: Target, chance: random.Random, pause_s: float, until: float, side: Side) -> None:
+async def be_light(target: Target, prompts: Prompts, pause_s: float, until: float, side: Side) -> None:
     while (now := time.perf_counter()) < until:
-        await asyncio.sleep(min(chance.uniform(0.5, 1.5) * pause_s, max(until - now, 0.0)))
+        await asyncio.sleep(min(prompts.draw.uniform(0.5, 1.5) * pause_s, max(until - now, 0.0)))
         if time.perf_counter() < until:
-            side.traces.append(await complete(target, Work(prompt_of(chance, LIGHT_WORDS), LIGHT_TOKENS)))
+            side.traces.append(await complete(target, Work(prompts.text(LIGHT_WORDS), LIGHT_TOKENS)))
 
 
-async def flood(target: Target, chance: random.Random, since: float, side: Side) -> None:
+async def flood(target: Target, prompts: Prompts, since: float, side: Side) -> None:
     def count(_trace: Trace) -> None:
         side.flood_tokens += time.perf_counter() > since
 
     while True:
-        trace = await complete(target, Work(prompt_of(chance, FLOOD_WORDS), FLOOD_TOKENS), on_text=count)
+        trace = await complete(target, Work(prompts.text(FLOOD_WORDS), FLOOD_TOKENS), on_text=count)
         if trace.error is not None:
             await asyncio.sleep(0.2)
 
@@ -114,12 +96,12 @@ async def one_round(targets: list[Target], side: Side, options: argparse.Namespa
     until = started + options.seconds
     flooding: list[asyncio.Task[None]] = []
     if seed % 2:
-        chances = [random.Random(1_000 * seed + number) for number in range(FLOOD)]
-        flooding = [asyncio.create_task(flood(heavy, chance, started, side)) for chance in chances]
+        sources = [Prompts(1_000 * seed + number) for number in range(FLOOD)]
+        flooding = [asyncio.create_task(flood(heavy, prompts, started, side)) for prompts in sources]
     await asyncio.sleep(FLOOD_AHEAD_S)
     await asyncio.gather(
         *(
-            be_light(target, random.Random(100 * seed + number), options.pause, until, side)
+            be_light(target, Prompts(100 * seed + number), options.pause, until, side)
             for number, target in enumerate(light)
         )
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import statistics
 import time
 from typing import NamedTuple
@@ -20,13 +19,13 @@ import psutil
 from server import Server
 
 from takeoff.bench.client import Trace, Work, complete
+from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import Target
 
 CLIENTS = 16
 PROMPT_WORDS, TOKENS = 60, (20, 120)  # the shortest and the longest completion
 REFUSED_WITHIN_S = 0.02
 PATIENCE_S = 5.0  # that a client waits beyond the deadline for what the server says
-WORDS = ["the", "clock", "a", "river", "sister", "sleeps", "near", "every", "lamp", "nobody", "mountain"]
 DOORS = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
 
 
@@ -61,33 +60,31 @@ def rates(traces: list[Trace], until: float, seconds: float) -> Rates:
     return Rates(len(good) / seconds, prompt_tokens / seconds, completion_tokens / seconds)
 
 
-def make_work(chance: random.Random) -> Work:
-    return Work(" ".join(chance.choices(WORDS, k=PROMPT_WORDS)), chance.randint(*TOKENS))
+def make_work(prompts: Prompts) -> Work:
+    return Work(prompts.text(PROMPT_WORDS), prompts.number(*TOKENS))
 
 
-async def keep_asking(target: Target, chance: random.Random, until: float, traces: list[Trace]) -> None:
+async def keep_asking(target: Target, prompts: Prompts, until: float, traces: list[Trace]) -> None:
     while time.perf_counter() < until:
-        traces.append(await complete(target, make_work(chance)))
+        traces.append(await complete(target, make_work(prompts)))
 
 
 async def peak(target: Target, seconds: float) -> Rates:
     """Of as many clients as there are slots."""
     traces: list[Trace] = []
     until = time.perf_counter() + seconds
-    await asyncio.gather(
-        *(keep_asking(target, random.Random(number), until, traces) for number in range(CLIENTS))
-    )
+    await asyncio.gather(*(keep_asking(target, Prompts(number), until, traces) for number in range(CLIENTS)))
     return rates(traces, until, seconds)
 
 
 async def overload(target: Target, per_second: float, seconds: float) -> list[Trace]:
     """Requests that come whether others have ended or not."""
-    chance = random.Random(99)
+    prompts = Prompts(99)
     asked: list[asyncio.Task[Trace]] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
-        asked.append(asyncio.create_task(complete(target, make_work(chance))))
-        await asyncio.sleep(chance.expovariate(per_second))
+        asked.append(asyncio.create_task(complete(target, make_work(prompts))))
+        await asyncio.sleep(prompts.draw.expovariate(per_second))
     return await asyncio.gather(*asked)
 
 
