@@ -18,7 +18,6 @@ ahead who have had less, and what they get ends that.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from itertools import chain
 
 import numpy as np
 
+from takeoff.engine.line import Line
 from takeoff.engine.llama.rows import ImageTokens
 from takeoff.engine.prefill_budget import Room
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
@@ -74,8 +74,9 @@ class Scheduler:
     def __init__(self, slot_classes: tuple[SlotClass, ...], *, max_slice: int, exact_slices: bool) -> None:
         self.slots = SlotTable(slot_classes)
         self.running: list[Sequence] = []  # in order of admission
-        self._lines: list[list[Sequence]] = [[] for _ in slot_classes]  # each in order of arrival
+        self._lines = [Line() for _ in slot_classes]
         self._shares = Shares()
+        self._last_started: dict[str, Sequence] = {}  # by tenant, of those that run
         self._max_slice = max_slice
         self._max_outputs = sum(slots.n_slots for slots in slot_classes)  # logits that one call may want
         self._exact_slices = exact_slices
@@ -110,12 +111,13 @@ class Scheduler:
             line = self._lines[number]
             movers = [seq for seq in outgrown if self.slots.class_for(seq) == number]
             while (line or movers) and self.slots.has_free(number):
-                seq = min(chain(line, movers), key=self._turn)
+                seq = min(chain(line.heads, movers), key=self._turn)
                 left = seq.slot
                 self.slots.acquire(seq, number)
                 if left is None:
                     line.remove(seq)
                     seq.starts_at = self._start_of(seq)
+                    self._last_started[seq.tenant] = seq
                     self._shares.charge(seq)
                     self.running.append(seq)
                 else:
@@ -131,7 +133,7 @@ class Scheduler:
         for number, line in enumerate(self._lines if self._shares.are_several else ()):
             if not line or self.slots.has_free(number):
                 continue
-            first = min(line, key=self._turn)
+            first = min(line.heads, key=self._turn)
             present = [seq for seq in self.running if seq.slot_class == number]
             num_held = Counter(seq.tenant for seq in present)
             least, wanted = self._shares.level(first.tenant), (num_held[first.tenant] + 1) / first.priority
@@ -155,8 +157,7 @@ class Scheduler:
 
     def park(self, seq: Sequence) -> int:
         """Put `seq` in line without its slot, which it has outgrown or gives to another; returns the slot."""
-        self.running.remove(seq)
-        slot = self.slots.release(seq)
+        slot = self._stop(seq)
         self._line_up(seq)
         return slot
 
@@ -175,8 +176,7 @@ class Scheduler:
         if seq.slot is None:
             self._lines[self.slots.class_for(seq)].remove(seq)
             return None
-        self.running.remove(seq)
-        return self.slots.release(seq)
+        return self._stop(seq)
 
     def decoding(self) -> list[Sequence]:
         """Sequences with one token to compute, in slot order."""
@@ -254,14 +254,19 @@ class Scheduler:
         return sorted(in_prefill, key=lambda seq: min(needs[seq], bound))
 
     def _line_up(self, seq: Sequence) -> None:
-        insort(self._lines[self.slots.class_for(seq)], seq, key=_arrival)
+        self._lines[self.slots.class_for(seq)].add(seq)
+
+    def _stop(self, seq: Sequence) -> int:
+        """Take its slot, and return it."""
+        self.running.remove(seq)
+        if self._last_started.get(seq.tenant) is seq:
+            del self._last_started[seq.tenant]
+        return self.slots.release(seq)
 
     def _start_of(self, seq: Sequence) -> float:
-        """What its tenant has had; not before those of it that are in prefill, also if that cost less."""
-        in_prefill = (
-            each for each in self.running if each.tenant == seq.tenant and each.num_pending_tokens > 1
-        )
-        return max([self._shares.level(seq.tenant), *(each.starts_at for each in in_prefill)])
+        """What its tenant has had; not before the one of it that is in prefill, also if that cost less."""
+        level, last = self._shares.level(seq.tenant), self._last_started.get(seq.tenant)
+        return max(level, last.starts_at) if last is not None and last.num_pending_tokens > 1 else level
 
     def _turn(self, seq: Sequence) -> tuple[float, float]:
         return self._shares.level(seq.tenant), seq.arrived_at
