@@ -31,7 +31,7 @@ from typing import Any
 import httpx
 import psutil
 from chaos_texts import Told, Verdict, judged
-from server import Server
+from server import ONE_DOOR, Server
 
 NUM_STREAMS = 16
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
@@ -174,8 +174,7 @@ async def run(server: Server, num_kills: int, tokens: int, seed: int, minutes: f
 @contextlib.contextmanager
 def serving(flags: list[str]) -> Iterator[Server]:
     """A server, and somebody who reads what it says."""
-    doors = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
-    server = Server(*doors, *flags)
+    server = Server(*ONE_DOOR, *flags)
     assert server.process.stderr is not None
     copying = (server.process.stderr, sys.stderr)
     threading.Thread(target=shutil.copyfileobj, args=copying, daemon=True).start()

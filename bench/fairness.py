@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
-from server import Server
+from server import ONE_DOOR, Server
 
 from takeoff.bench.client import Trace, Work, complete
 from takeoff.bench.prompts import Prompts
@@ -31,7 +31,6 @@ LIGHT_WORDS, LIGHT_TOKENS = 40, 16
 FLOOD, FLOOD_WORDS, FLOOD_TOKENS = 64, 200, 150  # open at once; of each request
 FLOOD_AHEAD_S = 5.0
 ROUNDS = 2
-DOORS = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
 
 
 @dataclass
@@ -123,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "keys.json")
         secrets = make_keys(path)
-        server = Server(*DOORS, "--keys-file", str(path), *flags)
+        server = Server(*ONE_DOOR, "--keys-file", str(path), *flags)
         try:
             host, port = server.url.removeprefix("http://").split(":")
             targets = [Target("key", host, int(port), "primary", api_key=secret) for secret in secrets]

@@ -16,7 +16,7 @@ import time
 from typing import NamedTuple
 
 import psutil
-from server import Server
+from server import ONE_DOOR, Server
 
 from takeoff.bench.client import Trace, Work, complete
 from takeoff.bench.prompts import Prompts
@@ -26,7 +26,6 @@ CLIENTS = 16
 PROMPT_WORDS, TOKENS = 60, (20, 120)  # the shortest and the longest completion
 REFUSED_WITHIN_S = 0.02
 PATIENCE_S = 5.0  # that a client waits beyond the deadline for what the server says
-DOORS = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]
 
 
 class Hurried(Target):
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=5.0, help="the peak")
     parser.add_argument("--deadline", type=float, default=8.0, help="seconds that each request has")
     options, flags = parser.parse_known_args()
-    server = Server(*DOORS, "--max-slots", str(CLIENTS), "--context", "1024", *flags)
+    server = Server(*ONE_DOOR, "--max-slots", str(CLIENTS), "--context", "1024", *flags)
     try:
         host, port = server.url.removeprefix("http://").split(":")
         target = Hurried("server", host, int(port), "primary", timeout_s=options.deadline + PATIENCE_S)

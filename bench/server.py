@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+ONE_DOOR = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]  # the first only
+
 
 class Server:
     """A server that has just said that it is ready. Stop it."""

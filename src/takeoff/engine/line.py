@@ -30,7 +30,7 @@ class Line:
         return [seqs[0] for seqs in self._of.values()]
 
     def add(self, seq: Sequence) -> None:
-        insort(self._of.setdefault(seq.tenant, []), seq, key=_arrival)
+        insort(self._of.setdefault(seq.tenant, []), seq, key=arrival)
 
     def remove(self, seq: Sequence) -> None:
         seqs = self._of[seq.tenant]
@@ -39,5 +39,5 @@ class Line:
             del self._of[seq.tenant]
 
 
-def _arrival(seq: Sequence) -> float:
+def arrival(seq: Sequence) -> float:
     return seq.arrived_at

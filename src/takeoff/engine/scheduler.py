@@ -25,7 +25,7 @@ from itertools import chain
 
 import numpy as np
 
-from takeoff.engine.line import Line
+from takeoff.engine.line import Line, arrival
 from takeoff.engine.llama.rows import ImageTokens
 from takeoff.engine.prefill_budget import Room
 from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, common_length
@@ -149,7 +149,7 @@ class Scheduler:
 
     def outgrown(self) -> list[Sequence]:
         """Those whose slots are full and who can't go on before they have a longer one, the oldest first."""
-        return sorted((seq for seq in self.running if seq.has_outgrown_slot), key=_arrival)
+        return sorted((seq for seq in self.running if seq.has_outgrown_slot), key=arrival)
 
     def is_wanted(self, number: int) -> bool:
         """Whether somebody without a slot waits for one of this class."""
@@ -170,13 +170,14 @@ class Scheduler:
 
     def release(self, seq: Sequence) -> int | None:
         """Forget `seq`; returns the slot that it had, if it ran."""
-        if seq.slot is not None:
-            self._shares.charge(seq)
-        self._shares.leave(seq)
+        slot = None
         if seq.slot is None:
             self._lines[self.slots.class_for(seq)].remove(seq)
-            return None
-        return self._stop(seq)
+        else:
+            self._shares.charge(seq)
+            slot = self._stop(seq)
+        self._shares.leave(seq)
+        return slot
 
     def decoding(self) -> list[Sequence]:
         """Sequences with one token to compute, in slot order."""
@@ -305,7 +306,3 @@ class Scheduler:
         if size >= distance or distance - size >= least:
             return min(size, distance)
         return size - 1 if size > least else distance
-
-
-def _arrival(seq: Sequence) -> float:
-    return seq.arrived_at

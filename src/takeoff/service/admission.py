@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from takeoff.errors import Overloaded
+from takeoff.request import EncodeRequest, Request
+from takeoff.service.pace import Ratio
 
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 600.0
@@ -27,8 +29,7 @@ class DrainRate:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since = clock()
-        self._amount = 0.0
-        self._seconds = 0.0
+        self._seconds_each = Ratio(_MEMORY_S)
 
     def restart(self) -> None:
         """The queue was empty until now: idle time does not count."""
@@ -37,23 +38,23 @@ class DrainRate:
     def add(self, amount: float) -> None:
         """`amount` left the queue now."""
         now = self._clock()
-        self._amount += amount
-        self._seconds += now - self._since
+        self._seconds_each.add(now - self._since, amount)
         self._since = now
-        if self._seconds > _MEMORY_S:
-            self._amount *= _MEMORY_S / self._seconds
-            self._seconds = _MEMORY_S
 
     @property
     def per_second(self) -> float:
         """0: nothing has left yet."""
-        return self._amount / self._seconds if self._seconds > 0 else 0.0
+        seconds = self._seconds_each.value
+        return 1 / seconds if seconds else 0.0
 
     def seconds_for(self, amount: float) -> float:
         """Time until `amount` has left, kept within what is sensible to tell a client."""
-        if self._amount <= 0:
-            return MIN_RETRY_S
-        return min(max(amount * self._seconds / self._amount, MIN_RETRY_S), MAX_RETRY_S)
+        return sensible(amount * (self._seconds_each.value or 0.0))
+
+
+def sensible(retry_after_s: float) -> float:
+    """What a client may be told to wait."""
+    return min(max(retry_after_s, MIN_RETRY_S), MAX_RETRY_S)
 
 
 class Party(NamedTuple):
@@ -61,6 +62,10 @@ class Party(NamedTuple):
 
     group: str
     tenant: str
+
+    @classmethod
+    def of(cls, request: Request | EncodeRequest) -> Self:
+        return cls(request.group, request.tenant)
 
 
 class Shared:

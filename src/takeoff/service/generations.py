@@ -38,25 +38,24 @@ class Generations:
             Overloaded: it has no room in the queue, or can't end in time.
         """
         num_tokens, wanted = len(submit.prompt_token_ids), request.sampling.max_new_tokens
-        party = Party(request.group, request.tenant)
+        party = Party.of(request)
         queued_tokens = self._admission.tokens_of(num_tokens, wanted, reader.n_ctx_slot - num_tokens)
-        if request.deadline_s is not None:
+        left_s = None if request.deadline_s is None else arrived_at + request.deadline_s - time.monotonic()
+        if left_s is not None:
             check_deadline(
                 request,
                 reader,
                 self._journal.entries(reader),
                 prompt=num_tokens,
                 usual_completion=round(self._admission.usual_completion),
-                left_s=arrived_at + request.deadline_s - time.monotonic(),
+                left_s=left_s,
             )
         self._admission.enqueue(party, queued_tokens)
         generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
         entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens)
-        if request.deadline_s is not None:
-            left_s = arrived_at + request.deadline_s - time.monotonic()
-            entry.deadline = asyncio.get_running_loop().call_later(
-                left_s, generation.end, FinishReason.DEADLINE
-            )
+        if left_s is not None:
+            loop = asyncio.get_running_loop()
+            entry.deadline = loop.call_later(left_s, generation.end, FinishReason.DEADLINE)
         self._journal.accept(entry)
         self._tally.accept()
         reader.open_one()

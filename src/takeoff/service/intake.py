@@ -90,7 +90,7 @@ class Intake:
             return Prepared(0, _checked_prompt(prompt, reader))
         size = len(prompt) if isinstance(prompt, str) else sum(map(len, strings_of(prompt.messages)))
         guess = min(size // CHARACTERS_PER_TOKEN + 1, reader.n_ctx_slot)
-        party = Party(request.group, request.tenant)
+        party = Party.of(request)
         self._admission.enqueue(party, guess)
         try:
             if isinstance(prompt, Conversation):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from takeoff.errors import Overloaded
 from takeoff.request import Request
-from takeoff.service.admission import MAX_RETRY_S, MIN_RETRY_S, Party
+from takeoff.service.admission import Party, sensible
 from takeoff.service.journal import Entry
 from takeoff.service.pace import Ahead
 from takeoff.service.reader import Reader
@@ -29,7 +29,7 @@ def check_deadline(
         Overloaded: later than that.
     """
     n_slots = reader.loaded.n_slots
-    ahead = ahead_of(Party(request.group, request.tenant), in_work)
+    ahead = ahead_of(Party.of(request), in_work)
     completion = request.sampling.max_new_tokens
     if completion is None:
         completion = usual_completion if ahead.num_open >= n_slots else 1
@@ -41,7 +41,7 @@ def check_deadline(
         f"the request has {left_s:.1f} s left, and the end of its {prompt} + {completion} tokens would come "
         f"in about {seconds:.1f} s: {ahead.num_open} requests with {ahead.num_tokens} tokens are ahead, and "
         f"the engine computes {reader.pace.told}",
-        retry_after_s=min(max(seconds - left_s, MIN_RETRY_S), MAX_RETRY_S),
+        retry_after_s=sensible(seconds - left_s),
     )
 
 

@@ -202,7 +202,7 @@ class Service:
             DeadlineExceeded: its time was over before it was accepted.
         """
         arrived_at = time.monotonic()
-        with self._entered(Party(request.group, request.tenant)):
+        with self._entered(Party.of(request)):
             async with within(request.deadline_s):
                 while True:
                     reader = await self._fleet.live_reader(request.group, Task.GENERATE)
@@ -242,7 +242,7 @@ class Service:
         for text in request.texts:
             for part in (text,) if isinstance(text, str) else text:
                 check_unicode(part)
-        party = Party(request.group, request.tenant)
+        party = Party.of(request)
         async with within(request.deadline_s):
             with self._entered(party):
                 reader = await self._fleet.live_reader(request.group, request.task)
