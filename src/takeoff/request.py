@@ -182,6 +182,7 @@ class Encoding:
     vectors: list[list[float]]  # [num texts, dimensions or classes]
     num_tokens: int  # of all texts
     labels: tuple[str, ...] = ()  # of the classes; none for an embedding
+    reader_id: str = ""  # that made them
 
 
 class TokenLogprob(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +67,32 @@ def test_what_was_asked_for_is_in_the_list(keys: Keys) -> None:
     (facts,) = json.loads(keys("list", "--json").stdout)
     assert facts["models"] == ["a", "b"]
     assert facts["expires"] == "2027-02-01T00:00:00Z"
+
+
+def test_who_changes_keys_is_noted_beside_them_without_secret_and_hash(keys: Keys, path: Path) -> None:
+    secrets = [keys("create", "alice", "--scope", "admin").stdout.strip()]
+    (made,) = read_keys(path)
+    secrets.append(keys("rotate", "alice").stdout.strip())
+    keys("revoke", "alice")
+    keys("revoke", "nobody")
+    audit = path.with_name("audit.jsonl")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["key_created", "key_rotated", "key_revoked"]
+    for line in lines:
+        assert line["by"] == {"user": pwd.getpwuid(os.getuid()).pw_name}
+        told = [line["key"][name] for name in ("id", "name", "scopes")]
+        assert told == [made.id, "alice", ["admin"]]
+    assert not [secret for secret in (*secrets, made.sha256, "sha256") if secret in audit.read_text()]
+    assert audit.stat().st_mode & 0o077 == 0
+
+
+def test_a_key_is_made_and_shown_where_nobody_can_note_it(
+    keys: Keys, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAKEOFF_AUDIT_LOG", str(path / "nowhere"))
+    made = keys("create", "alice")
+    assert digest_of(made.stdout.strip().encode()).hex() == read_keys(path)[0].sha256
+    assert f"warning: {path}/nowhere can't be written: Not a directory" in made.stderr
 
 
 def test_a_key_is_found_by_its_name_or_its_id_and_is_gone_when_it_is_revoked(keys: Keys, path: Path) -> None:

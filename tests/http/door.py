@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ from starlette.types import ASGIApp, Message
 from takeoff.call_formats import CallFormat
 from takeoff.errors import EngineFailed, NotFound, TakeoffError
 from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
+from takeoff.http.request_log import RequestLog
 from takeoff.http.server import DoorServer, listen
 from takeoff.keys.keyring import Keyring
+from takeoff.observe.lines import Logs
 from takeoff.observe.metrics import Metrics
 from takeoff.request import (
     Conversation,
@@ -56,6 +59,9 @@ class FakeGeneration:
     def __init__(self, request: Request, script: Script, gate: asyncio.Event | None) -> None:
         self.request = request
         prompt = request.prompt
+        self.reader_id = "smollm2"
+        self.queue_s = 0.25
+        self.first_token_at: float | None = None
         self.prompt_tokens = len(prompt.messages if isinstance(prompt, Conversation) else prompt)
         self.cached_tokens = 1
         self.call_format = CallFormat.HERMES
@@ -81,8 +87,9 @@ class FakeGeneration:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.finish_reason is None:
+        if self.finish_reason is None or self.is_cancelled.is_set():
             self.num_cancelled += 1
+            self.finish_reason = FinishReason.CANCELLED
             self.is_cancelled.set()
 
     def end(self, reason: FinishReason) -> None:
@@ -113,6 +120,7 @@ class FakeGeneration:
             self.finish_reason = FinishReason.FAILED
             raise piece
         self._num_left -= 1
+        self.first_token_at = self.first_token_at or time.monotonic()
         self.completion_tokens += 1
         if self._num_left:
             return TokenEvent(request_id=0, token_ids=(1,), text=piece)
@@ -242,7 +250,7 @@ class FakeService:
             await self.gate.wait()
         labels = ("good", "bad", "odd") if request.task is Task.CLASSIFY else ()
         vectors = [vector_of(text) for text in request.texts]
-        return Encoding(vectors=vectors, num_tokens=7 * len(vectors), labels=labels)
+        return Encoding(vectors=vectors, num_tokens=7 * len(vectors), labels=labels, reader_id="smollm2")
 
     async def tokenize(
         self,
@@ -441,9 +449,10 @@ def make_door(
     door: str = "front",
     *,
     keys: Keyring | None = None,
+    logs: Logs | None = None,
     **settings: Any,
 ) -> FastAPI:
-    return MAKERS[door](service or FakeService(), Settings(**settings), ports=PORTS, keys=keys)
+    return MAKERS[door](service or FakeService(), Settings(**settings), ports=PORTS, keys=keys, logs=logs)
 
 
 def post(service: FakeService, path: str, **body: Any) -> Answer:
@@ -510,8 +519,8 @@ class Client:
 class OpenDoor:
     """The real server on a free port, and its clients."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._door = DoorServer(app, settings, listen(settings.host, settings.port))
+    def __init__(self, app: ASGIApp, settings: Settings, log: RequestLog | None = None) -> None:
+        self._door = DoorServer(app, settings, listen(settings.host, settings.port), log)
         self._clients: list[Client] = []
         self.host = settings.host
         self.port = self._door.port
@@ -544,9 +553,12 @@ class OpenDoor:
 
 
 @asynccontextmanager
-async def open_door(service: FakeService | None = None, **settings: Any) -> AsyncIterator[OpenDoor]:
+async def open_door(
+    service: FakeService | None = None, *, logs: Logs | None = None, **settings: Any
+) -> AsyncIterator[OpenDoor]:
     """The real server over `service`, on a free port of the loopback."""
-    door = OpenDoor(make_door(service, **settings), Settings(port=0, **settings))
+    at_port = Settings(port=0, **settings)
+    door = OpenDoor(make_door(service, logs=logs, **settings), at_port, RequestLog.of(logs, at_port))
     try:
         await asyncio.sleep(0)
         yield door

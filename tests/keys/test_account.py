@@ -22,6 +22,10 @@ class Work:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    reader_id: str = "smollm2"
+    cached_tokens: int = 0
+    queue_s: float = 0.0
+    first_token_at: float | None = None
 
 
 def account(clock: Clock, **limits: Any) -> Account:
@@ -106,7 +110,7 @@ def test_tokens_of_what_is_no_generation_count_once() -> None:
     clock = Clock()
     alice = account(clock, tokens_per_minute=100)
     with alice.visit(is_counted=True) as visit:
-        visit.add_tokens(70)
+        visit.add_tokens(70, "minilm")
         ask(alice)
         ask(alice)
     ask(alice)

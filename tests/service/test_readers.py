@@ -102,6 +102,23 @@ def test_a_reader_is_added_at_once_and_loads_while_others_serve() -> None:
     asyncio.run(run())
 
 
+def test_nothing_of_a_reader_tells_the_query_of_its_models_url(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            url = "https://models.example/a.gguf?token=whale"
+            reader = service.add_reader(ReaderSettings(model=url, consumer_group="g2"))
+            assert reader.reader_id == "https-models.example-a.gguf"
+            await until(lambda: reader.state is ReaderState.FAILED)
+            with pytest.raises(NotReady) as refused:
+                await service.generate(make_request(group="g2"))
+            place = "https://models.example/a.gguf"
+            assert reader.error == f"there is no model {place!r} in the store"
+            assert refused.value.message == f"the model {place} is failed: {reader.error}"
+            assert not [line for line in caplog.messages if "whale" in line]
+
+    asyncio.run(run())
+
+
 def test_a_reader_that_can_not_be_found_or_loaded_shows_why() -> None:
     async def run() -> None:
         async with running_service() as service:

@@ -11,6 +11,7 @@ from takeoff.errors import StartError
 if TYPE_CHECKING:
     from takeoff.http.server import DoorServer
     from takeoff.keys.keyring import Keyring
+    from takeoff.observe.lines import Logs
     from takeoff.service.service import Service
     from takeoff.settings import Settings
 
@@ -50,9 +51,10 @@ class Doors:
         """The port of every open door, by the name of its setting."""
         return {name: sock.getsockname()[1] for name, sock in self._sockets.items()}
 
-    async def serve(self, service: Service, keys: Keyring) -> None:
+    async def serve(self, service: Service, keys: Keyring, logs: Logs) -> None:
         """Answer at every door until `close`, those who have one of `keys`."""
         from takeoff.http.app import make_app, make_management_app, make_openai_app, make_takeoff_app
+        from takeoff.http.request_log import RequestLog
         from takeoff.http.resuming import KeptStreams
         from takeoff.http.server import DoorServer
 
@@ -63,9 +65,12 @@ class Doors:
             "management_port": make_management_app,
             "openai_port": make_openai_app,
         }
+        log = RequestLog.of(logs, self._settings)
         for name, sock in self._sockets.items():
-            app = makers[name](service, self._settings, ports=self.ports, keys=keys, streams=streams)
-            server = DoorServer(app, self._settings, sock)
+            app = makers[name](
+                service, self._settings, ports=self.ports, keys=keys, streams=streams, logs=logs
+            )
+            server = DoorServer(app, self._settings, sock, log)
             self._servers.append(server)
             self._tasks.append(asyncio.create_task(server.serve(), name=TITLES[name]))
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)

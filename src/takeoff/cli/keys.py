@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from takeoff.keys.key import Key
+    from takeoff.settings import Settings
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of the server's users.")
 
@@ -86,8 +87,9 @@ def create(
         _check_name_is_free(key, present)
         return [*present, key]
 
-    path = _changed(keys, home, add)
-    _show(secret, key, path)
+    settings = _changed(keys, home, add)
+    _audit(settings, "key_created", key)
+    _show(secret, key, settings.keys_path)
 
 
 @keys_app.command()
@@ -105,8 +107,9 @@ def rotate(which: _Which, keys: _File = None, home: _Home = None) -> None:
         rotated.append(msgspec.structs.replace(old, sha256=digest_of(secret.encode()).hex()))
         return [rotated[0] if key is old else key for key in present]
 
-    path = _changed(keys, home, replace)
-    _show(secret, rotated[0], path)
+    settings = _changed(keys, home, replace)
+    _audit(settings, "key_rotated", rotated[0])
+    _show(secret, rotated[0], settings.keys_path)
 
 
 @keys_app.command()
@@ -120,7 +123,7 @@ def revoke(which: _Which, keys: _File = None, home: _Home = None) -> None:
         gone.append(_found(which, present))
         return [key for key in present if key is not gone[0]]
 
-    _changed(keys, home, remove)
+    _audit(_changed(keys, home, remove), "key_revoked", gone[0])
     talk().print(f"revoked {gone[0].name} ({gone[0].id})", markup=False)
 
 
@@ -131,16 +134,14 @@ def list_keys(
     home: _Home = None,
 ) -> None:
     """List the keys and what they may do. What opens the server is not in the file."""
-    import msgspec
-
     from takeoff.cli.console import print_json, print_table, talk
     from takeoff.keys.file import read_keys
 
-    path, is_named = _path(keys, home)
+    settings = _settings(keys, home)
+    path, is_named = settings.keys_path, settings.keys_file is not None
     present = read_keys(path) if is_named or path.exists() else []
     if json_output:
-        facts: list[dict[str, Any]] = msgspec.to_builtins(present)
-        print_json([{name: value for name, value in each.items() if name != "sha256"} for each in facts])
+        print_json([_facts(key) for key in present])
         return
     if not present:
         talk().print(f"no keys in {path}; `takeoff keys create NAME` makes one", markup=False)
@@ -151,6 +152,15 @@ def list_keys(
         [_row(key) for key in present],
         right=limits,
     )
+
+
+def _facts(key: Key) -> dict[str, Any]:
+    """All but the hash."""
+    import msgspec
+
+    facts: dict[str, Any] = msgspec.to_builtins(key)
+    del facts["sha256"]
+    return facts
 
 
 def _row(key: Key) -> tuple[str, ...]:
@@ -248,17 +258,36 @@ def _found(which: str, present: list[Key]) -> Key:
     raise KeyFileError(f"there is no key {which!r}", hint="`takeoff keys list` shows those there are")
 
 
-def _path(keys: Path | None, home: Path | None) -> tuple[Path, bool]:
-    """The file, and whether somebody named it."""
+def _settings(keys: Path | None, home: Path | None) -> Settings:
     from takeoff.settings import load_settings
 
-    settings = load_settings({"keys_file": keys, "home": home})
-    return settings.keys_path, settings.keys_file is not None
+    return load_settings({"keys_file": keys, "home": home})
 
 
-def _changed(keys: Path | None, home: Path | None, change: Callable[[list[Key]], list[Key]]) -> Path:
+def _changed(keys: Path | None, home: Path | None, change: Callable[[list[Key]], list[Key]]) -> Settings:
+    """Change the file; the settings say where it is."""
     from takeoff.keys.file import change_keys
 
-    path, _ = _path(keys, home)
-    change_keys(path, change)
-    return path
+    settings = _settings(keys, home)
+    change_keys(settings.keys_path, change)
+    return settings
+
+
+def _audit(settings: Settings, event: str, key: Key) -> None:
+    """Note who did that, by the kernel's word; what is done is done if it can't be noted."""
+    import os
+    import pwd
+
+    from takeoff.cli.console import talk
+    from takeoff.observe.lines import append_line
+
+    user = os.getuid()
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:  # a container's
+        name = str(user)
+    try:
+        append_line(settings.audit_path, {"event": event, "by": {"user": name}, "key": _facts(key)})
+    except OSError as exc:
+        told = f"warning: {settings.audit_path} can't be written: {exc.strerror}"
+        talk().print(told, markup=False)

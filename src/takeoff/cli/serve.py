@@ -15,6 +15,7 @@ from takeoff.errors import SettingsError
 if TYPE_CHECKING:
     from takeoff.cli.doors import Doors
     from takeoff.keys.keyring import Keyring
+    from takeoff.observe.lines import Logs
     from takeoff.service.launching import PlannedReader
     from takeoff.service.service import Service
     from takeoff.settings import Settings
@@ -28,6 +29,7 @@ def serve(flags: dict[str, Any]) -> None:
     from takeoff.cli.key import with_key
     from takeoff.http.tls import tls_context
     from takeoff.keys.keyring import Keyring
+    from takeoff.observe.lines import opened_logs
     from takeoff.observe.logs import set_up_logs
     from takeoff.settings import load_settings
 
@@ -36,9 +38,8 @@ def serve(flags: dict[str, Any]) -> None:
     check_reach(settings)
     tls_context(settings)  # what is wrong with it is told before a model is loaded
     keys = Keyring(settings.api_key, settings.keys_path, must_exist=settings.keys_file is not None)
-    planned = plan_told(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, planned, keys))
+    with opened_logs(settings) as logs, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, plan_told(settings), keys, logs))
 
 
 def plan_told(settings: Settings) -> list[PlannedReader]:
@@ -83,7 +84,7 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring) -> None:
+async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring, logs: Logs) -> None:
     """From the start of the processes to their end.
 
     Raises:
@@ -97,7 +98,7 @@ async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring
             from takeoff.cli.doors import Doors
 
             doors = Doors(settings)
-            serving = asyncio.create_task(doors.serve(service, keys), name="doors")
+            serving = asyncio.create_task(doors.serve(service, keys, logs), name="doors")
             stopping = asyncio.create_task(signals.first.wait(), name="signal")
             loading = asyncio.create_task(service.wait_ready(), name="loading")
             await asyncio.wait({serving, stopping, loading}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from takeoff.errors import InvalidRequest, MethodNotAllowed, NotFound, TakeoffError
 from takeoff.http.answers import ClientLeft, NoAnswer
@@ -24,6 +25,7 @@ from takeoff.http.openai.router import openai_routers
 from takeoff.http.pages import page_router
 from takeoff.http.ports import Service
 from takeoff.http.refusals import error_response, validation_response
+from takeoff.http.request_log import RequestLog
 from takeoff.http.resuming import KeptStreams
 from takeoff.http.state import health_router, metrics_router
 from takeoff.http.status import takeoff_status
@@ -34,6 +36,7 @@ from takeoff.http.tokens import token_router
 from takeoff.http.traffic import Traffic
 from takeoff.keys.key import Scope
 from takeoff.keys.keyring import Keyring
+from takeoff.observe.lines import Logs
 from takeoff.settings import Settings
 
 NO_PORTS: Mapping[str, int] = MappingProxyType({})
@@ -46,10 +49,12 @@ def make_app(
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
     keys: Keyring | None = None,
     streams: KeptStreams | None = None,
+    logs: Logs | None = None,
 ) -> FastAPI:
     """The front door: Takeoff v1, the OpenAI API and Anthropic's, pages, health and metrics.
 
-    `keys` and `streams` are those of all doors; None: the settings' one key, and streams of its own.
+    `keys`, `streams` and `logs` are those of all doors; None: the settings' one key, streams of its own, and
+    no line about anybody.
     """
     keyed, streams = KeyedService(service), streams or KeptStreams(settings)
     routers = [
@@ -60,7 +65,7 @@ def make_app(
         page_router("front"),
         *_state_routers(keyed, settings),
     ]
-    return _make_door("Takeoff", keyed, settings, routers, keys, streams)
+    return _make_door("Takeoff", keyed, settings, routers, keys, streams, logs)
 
 
 def make_takeoff_app(
@@ -70,6 +75,7 @@ def make_takeoff_app(
     ports: Mapping[str, int] = NO_PORTS,
     keys: Keyring | None = None,
     streams: KeptStreams | None = None,
+    logs: Logs | None = None,
 ) -> FastAPI:
     """The later Takeoff API, with the pages. `ports` are the open doors', by the name of their setting."""
     keyed, streams = KeyedService(service), streams or KeptStreams(settings)
@@ -89,7 +95,7 @@ def make_takeoff_app(
         health_router(keyed),
         page_router("takeoff"),
     ]
-    app = _make_door("Takeoff API", keyed, settings, routers, keys, streams)
+    app = _make_door("Takeoff API", keyed, settings, routers, keys, streams, logs)
 
     @app.exception_handler(InvalidRequest)
     @app.exception_handler(NotFound)  # a path that isn't there is no exception: this is a group or a reader
@@ -107,12 +113,15 @@ def make_management_app(
     ports: Mapping[str, int] = NO_PORTS,
     keys: Keyring | None = None,
     streams: KeptStreams | None = None,
+    logs: Logs | None = None,
 ) -> FastAPI:
     """Readers, groups, status, metrics; of all models, whatever a key may use."""
-    routers = [management_router(service, settings, ports), *_state_routers(KeyedService(service), settings)]
-    return _make_door(
-        "Takeoff management", service, settings, routers, keys, streams or KeptStreams(settings), Scope.ADMIN
-    )
+    routers = [
+        management_router(service, settings, ports, None if logs is None else logs.audit),
+        *_state_routers(KeyedService(service), settings),
+    ]
+    streams = streams or KeptStreams(settings)
+    return _make_door("Takeoff management", service, settings, routers, keys, streams, logs, Scope.ADMIN)
 
 
 def make_openai_app(
@@ -122,6 +131,7 @@ def make_openai_app(
     ports: Mapping[str, int] = NO_PORTS,  # noqa: ARG001  (all are made alike)
     keys: Keyring | None = None,
     streams: KeptStreams | None = None,
+    logs: Logs | None = None,
 ) -> FastAPI:
     """The OpenAI API of the front door, and Anthropic's, alone."""
     keyed, streams = KeyedService(service), streams or KeptStreams(settings)
@@ -131,7 +141,7 @@ def make_openai_app(
         requests_router(streams),
         health_router(keyed),
     ]
-    return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys, streams)
+    return _make_door("Takeoff OpenAI API", keyed, settings, routers, keys, streams, logs)
 
 
 def _state_routers(service: Service, settings: Settings) -> list[APIRouter]:
@@ -145,6 +155,7 @@ def _make_door(
     routers: Sequence[APIRouter],
     keys: Keyring | None,
     streams: KeptStreams,
+    logs: Logs | None,
     scope: Scope = Scope.INFERENCE,
 ) -> FastAPI:
     """What all doors share. Limits are inside the guard: strangers can't make us read."""
@@ -161,7 +172,9 @@ def _make_door(
     app.add_middleware(BodyLimits, settings=settings)
     keys = keys or Keyring(settings.api_key)
     app.add_middleware(Guard, settings=settings, keys=keys, scope=scope, streams=streams)
-    app.add_middleware(Traffic, service=service)
+    log = RequestLog.of(logs, settings)
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    app.add_middleware(Traffic, service=service, log=log, routes=routes, with_prompts=settings.log_prompts)
     return app
 
 

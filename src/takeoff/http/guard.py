@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from takeoff.errors import Forbidden, TakeoffError, Unauthorized
+from takeoff.http.notes import current_note
 from takeoff.http.refusals import error_response
 from takeoff.http.resuming import KeptStream, KeptStreams, current_stream
 from takeoff.http.terms import ID, terms_of
@@ -54,12 +55,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         is_counted = scope["method"] == "POST" and self._scope is KeyScope.INFERENCE
+        note = current_note.get()
         with ExitStack() as stack:
             try:
                 headers = {name.lower(): value for name, value in scope["headers"]}
                 account = self._checked(scope, headers)
                 terms = terms_of(headers if is_counted else {}, self._max_resume_s)
-                visit = stack.enter_context(
+                note.request_id = terms.request_id if is_counted else None
+                visit = note.visit = stack.enter_context(
                     account.visit(terms.request_id, terms.timeout_s, is_counted=is_counted)
                 )
                 stream: KeptStream | None = None
@@ -92,7 +95,7 @@ class Guard:
         origin = headers.get(b"origin")
         if scope["method"] in _CHANGING and origin is not None and _netloc(origin) != host.lower():
             raise Forbidden(f"requests from pages of {origin.decode('latin-1')!r} are not allowed")
-        account = self._keys.account_of(_presented_key(headers))
+        account = current_note.get().account = self._keys.account_of(_presented_key(headers))
         if scope["path"] in OPEN_PATHS and not (account.is_stranger and scope["query_string"]):
             return account
         if account.is_stranger:

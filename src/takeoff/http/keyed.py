@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from takeoff.errors import NotFound
+from takeoff.http.notes import current_note
 from takeoff.http.ports import Generation, Metrics, Reader, Service, Tokens, Vocabulary
 from takeoff.http.resuming import refuse_resume
 from takeoff.http.visiting import current_visit
@@ -73,6 +74,7 @@ class KeyedService:
         Cancelled: its client ended it.
         """
         self._check_group(request.group)
+        current_note.get().add_prompt(request)
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
@@ -84,6 +86,7 @@ class KeyedService:
         """Raises as `generate`."""
         refuse_resume("a count")
         self._check_group(request.group)
+        current_note.get().add_prompt(request)
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
@@ -93,13 +96,14 @@ class KeyedService:
         """Raises as `generate`."""
         refuse_resume("an encoding")
         self._check_group(request.group)
+        current_note.get().add_prompt(request)
         visit = current_visit.get()
         with visit.work():
             async with visit.until_ended():
                 encoding = await self._service.encode(
                     replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
                 )
-            visit.add_tokens(encoding.num_tokens)
+            visit.add_tokens(encoding.num_tokens, encoding.reader_id)
             return encoding
 
     async def tokenize(

@@ -10,14 +10,26 @@ from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidBody, InvalidRequest
 from takeoff.http.bodies import parse_json
-from takeoff.http.ports import Service
+from takeoff.http.ports import Reader, Service
+from takeoff.http.request_log import who
 from takeoff.http.status import management_status, reader_facts, readers_by_group
+from takeoff.http.visiting import current_visit
+from takeoff.observe.lines import Tell
 from takeoff.settings import Settings, load_reader_settings
 
 
-def management_router(service: Service, settings: Settings, ports: Mapping[str, int]) -> APIRouter:
-    """The routes, over `service`."""
+def management_router(
+    service: Service, settings: Settings, ports: Mapping[str, int], audit: Tell | None
+) -> APIRouter:
+    """The routes, over `service`; `audit` is told what they change."""
     router = APIRouter(tags=["Management"])
+
+    def tell(event: str, reader: Reader) -> None:
+        """A URL's query may be a secret, so it is left out."""
+        if audit is not None:
+            model = reader.settings.model.partition("?")[0]
+            told = {"id": reader.reader_id, "model": model, "group": reader.group}
+            audit({"event": event, "by": who(current_visit.get().account), "reader": told})
 
     @router.get("/reader_groups")
     async def reader_groups() -> Response:
@@ -35,12 +47,16 @@ def management_router(service: Service, settings: Settings, ports: Mapping[str, 
         except InvalidRequest as exc:
             raise InvalidBody(exc.message, param=exc.param, hint=exc.hint) from exc
         reader = service.add_reader(reader_settings)
+        tell("reader_added", reader)
         return JSONResponse({**reader_settings.model_dump(mode="json"), **reader_facts(reader)}, 201)
 
     @router.delete("/reader/{reader_id}", status_code=204)
     async def delete_reader(reader_id: str) -> Response:
         """Take a reader out of its group, let it finish what it has, and end it."""
+        readers = [reader for reader in service.readers() if reader.reader_id == reader_id]
         await service.remove_reader(reader_id)
+        for reader in readers:
+            tell("reader_removed", reader)
         return Response(status_code=204)
 
     @router.get("/config/{reader_id}")

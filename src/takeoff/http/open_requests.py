@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
+from takeoff.http.notes import current_note
 from takeoff.http.resuming import KeptStreams, ResumedResponse
 from takeoff.http.visiting import current_visit
 
@@ -35,6 +36,7 @@ def requests_router(streams: KeptStreams) -> APIRouter:
         Without either from its beginning. 404: none of this key's is kept; 410: those events are forgotten.
         """
         stream = streams.find(current_visit.get().account.tenant, request_id)
+        current_note.get().request_id = stream.request_id
         last = http_request.headers.get(LAST_EVENT)
         number = None if last is None else _number(last, request_id)
         if number is not None and after is not None and number != after:
@@ -45,6 +47,7 @@ def requests_router(streams: KeptStreams) -> APIRouter:
     async def end_request(request_id: str) -> Response:
         """End a request of the same key; its answer says so, with what it had said. 404: none is in work."""
         current_visit.get().account.end(request_id)
+        current_note.get().request_id = request_id
         return JSONResponse({"id": request_id, "object": "request", "status": "cancelled"})
 
     return router

@@ -16,6 +16,12 @@ class Generation(Protocol):
     """A submitted request; leaving the `with` cancels it if it has not ended."""
 
     @property
+    def reader_id(self) -> str: ...
+    @property
+    def queue_s(self) -> float: ...  # that it waited for a slot
+    @property
+    def first_token_at(self) -> float | None: ...  # monotonic seconds
+    @property
     def prompt_tokens(self) -> int: ...
     @property
     def cached_tokens(self) -> int: ...

@@ -11,12 +11,14 @@ from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import (
     DeadlineExceeded,
+    InvalidBody,
     InvalidRequest,
     Overloaded,
     RateLimited,
     TakeoffError,
     Unauthorized,
 )
+from takeoff.http.notes import note_error
 from takeoff.http.terms import new_request_id
 from takeoff.http.visiting import current_visit
 
@@ -37,6 +39,7 @@ _OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank", "/tokenize", "/detokenize", 
 
 def error_response(path: str, exc: TakeoffError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request of `path` that ends with `exc`."""
+    note_error(exc)
     response = _shaped(path, exc)
     response.headers.update(headers or {})
     for name, value in _headers(exc):
@@ -55,6 +58,7 @@ def _shaped(path: str, exc: TakeoffError) -> Response:
 
 def validation_response(path: str, errors: Sequence[dict[str, Any]]) -> Response:
     """The answer to a body of the wrong shape, from pydantic's errors."""
+    note_error(InvalidBody("; ".join(f"{each['loc']}: {each['msg']}" for each in errors)))
     if _is_anthropic(path):
         loc, first = errors[0]["loc"], errors[0]["msg"]
         param = ".".join(map(str, loc[1:])) or None

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from takeoff.errors import StartError
+from takeoff.http.request_log import RequestLog
 from takeoff.http.tls import tls_context
 from takeoff.settings import Settings
 
@@ -51,12 +52,18 @@ def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
 class DoorServer:
     """Serves an app on a socket from `listen`. Signals are the caller's."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sock: socket.socket) -> None:
-        """Raises SettingsError: the certificate or its key can't be used."""
+    def __init__(
+        self, app: ASGIApp, settings: Settings, sock: socket.socket, log: RequestLog | None = None
+    ) -> None:
+        """`log` is told of connections that are refused.
+
+        Raises:
+            SettingsError: the certificate or its key can't be used.
+        """
         self._socket = sock
         config = uvicorn.Config(
             app,
-            http=_limited_protocol(settings),
+            http=_limited_protocol(settings, log),
             loop="none",
             ws="none",
             lifespan="off",
@@ -133,7 +140,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
+def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol with limits on header bytes and time, and on connections.
 
     No ASGI middleware sees a request whose header never ends, so this must be below.
@@ -259,6 +266,9 @@ def _limited_protocol(settings: Settings) -> type[asyncio.Protocol]:
             if self._is_answering():
                 self.transport.close()  # that answer breaks off: there is no place for ours in it
                 return
+            if log is not None:
+                port = self.transport.get_extra_info("sockname")[1]
+                log.refused(_host(self.transport), port, status, message)
             body = f'{{"detail":"{message}"}}'.encode()
             head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
             head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -52,12 +52,20 @@ class Bucket:
 
 
 class Counted(Protocol):
-    """A generation, as far as it is counted."""
+    """A generation, as far as it is counted and told of."""
 
+    @property
+    def reader_id(self) -> str: ...
     @property
     def prompt_tokens(self) -> int: ...
     @property
+    def cached_tokens(self) -> int: ...
+    @property
     def completion_tokens(self) -> int: ...
+    @property
+    def queue_s(self) -> float: ...
+    @property
+    def first_token_at(self) -> float | None: ...
     @property
     def finish_reason(self) -> object | None: ...
     def end(self, reason: FinishReason) -> None: ...
@@ -77,9 +85,10 @@ class Visit:
         self.timeout_s = timeout_s
         self._clock = clock
         self._began_at = clock()
-        self._generations: list[Counted] = []
+        self.generations: list[Counted] = []
         self._num_started = 0  # of work that is not in the list, or not yet
-        self._other_tokens = 0
+        self.other_tokens = 0  # that were used by what is no generation
+        self._reader_ids: dict[str, None] = {}  # in the order in which they came
         self._charged_tokens = 0
         self.num_texts = 0  # that were begun
 
@@ -108,7 +117,8 @@ class Visit:
 
     def add(self, generation: Counted) -> None:
         """It counts as open until it ends, and its tokens as used; it ends with the request."""
-        self._generations.append(generation)
+        self.generations.append(generation)
+        self._reader_ids[generation.reader_id] = None
         if self._is_ended:
             generation.end(FinishReason.CANCELLED)
 
@@ -146,21 +156,27 @@ class Visit:
         now = asyncio.get_running_loop().time()
         for wait in self._waits:
             wait.reschedule(now)
-        for generation in self._generations:
+        for generation in self.generations:
             generation.end(FinishReason.CANCELLED)
 
-    def add_tokens(self, num_tokens: int) -> None:
+    def add_tokens(self, num_tokens: int, reader_id: str) -> None:
         """They were used by what is no generation."""
-        self._other_tokens += num_tokens
+        self.other_tokens += num_tokens
+        self._reader_ids[reader_id] = None
+
+    @property
+    def reader_ids(self) -> tuple[str, ...]:
+        """Of those that worked for it."""
+        return tuple(self._reader_ids)
 
     @property
     def num_open(self) -> int:
-        return self._num_started + sum(each.finish_reason is None for each in self._generations)
+        return self._num_started + sum(each.finish_reason is None for each in self.generations)
 
     def new_tokens(self) -> int:
         """Those used since it was asked last."""
-        used = self._other_tokens
-        used += sum(each.prompt_tokens + each.completion_tokens for each in self._generations)
+        used = self.other_tokens
+        used += sum(each.prompt_tokens + each.completion_tokens for each in self.generations)
         new, self._charged_tokens = used - self._charged_tokens, used
         return new
 
@@ -168,8 +184,14 @@ class Visit:
 class Account:
     """A key and its visits."""
 
-    def __init__(self, key: Key | None, clock: Clock = time.monotonic, *, is_stranger: bool = False) -> None:
-        """`key` None: of who may do everything without limits, or a stranger, who may do nothing."""
+    def __init__(
+        self, key: Key | None, clock: Clock = time.monotonic, *, name: str = "", is_stranger: bool = False
+    ) -> None:
+        """`key` None: of who may do everything without limits, or a stranger, who may do nothing.
+
+        `name` is what the log calls the first, if he had to show something.
+        """
+        self._name = name
         self._clock = clock
         self._key = key
         self.is_stranger = is_stranger
@@ -186,8 +208,12 @@ class Account:
         return "" if self._key is None else f"key:{self._key.id}"
 
     @property
+    def key_id(self) -> str | None:
+        return None if self._key is None else self._key.id
+
+    @property
     def name(self) -> str:
-        return "" if self._key is None else self._key.name
+        return self._name if self._key is None else self._key.name
 
     @property
     def priority(self) -> int:

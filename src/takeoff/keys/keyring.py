@@ -20,6 +20,7 @@ from takeoff.keys.file import read_keys, version_of
 from takeoff.keys.key import Key, digest_of
 
 LOOK_EVERY_S = 0.5
+OPERATOR = "TAKEOFF_API_KEY"  # what the log calls who has the settings' one key
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Keyring:
         self._clock = clock
         self._now = now
         self._path = path
-        self._anyone = Account(None, clock)
+        self._anyone = Account(None, clock, name=OPERATOR if api_key else "")
         self._stranger = Account(None, clock, is_stranger=True)
         self._operators = _digests(api_key) if api_key else []
         self._keys: list[tuple[bytes, Key]] | None = None  # None: there is no file, and was none

@@ -93,7 +93,12 @@ class Encodings:
         size = encoder.num_dimensions
         numbers: list[float] = array("f", answer.vectors).tolist()
         vectors = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        return Encoding(vectors=vectors, num_tokens=answer.num_tokens, labels=encoder.labels)
+        return Encoding(
+            vectors=vectors,
+            num_tokens=answer.num_tokens,
+            labels=encoder.labels,
+            reader_id=reader.reader_id,
+        )
 
     async def tokenize(self, reader: Reader, text: str, *, skip_special_tokens: bool) -> EncoderTokenized:
         """How the reader's tokenizer cuts `text`. Raises as `finish`."""

@@ -144,7 +144,7 @@ class Fleet:
             try:
                 launch = await asyncio.to_thread(self._plan_reader, reader.settings)
             except TakeoffError as exc:
-                reader.fail(exc.told)
+                reader.fail(_without_query(exc.told, reader.settings.model))
                 logger.warning("reader %s: %s", reader.reader_id, reader.error)
                 return
             if reader.state is ReaderState.LOADING:
@@ -169,10 +169,17 @@ class Fleet:
         return dataclasses.replace(launch, load=load, spare=spare)
 
     def _free_id(self, settings: ReaderSettings) -> str:
-        """The model's name, with a number if it is taken."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", settings.model).strip("-.")[-64:] or "reader"
+        """The model's name, with a number if it is taken; of a URL not its query, which may be a secret."""
+        model = settings.model.partition("?")[0]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[-64:] or "reader"
         numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return next(reader_id for reader_id in numbered if reader_id not in self._groups)
+
+
+def _without_query(text: str, model: str) -> str:
+    """A text that may name a model's URL, without what may be a secret in it."""
+    _, mark, query = model.partition("?")
+    return text.replace(mark + query, "") if query else text
 
 
 def checked_live(reader: Reader | None) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -31,9 +32,12 @@ class Generation:
     ) -> None:
         """`end` is called with the request's id, and why, to end it before its end."""
         self.request_id = request_id
+        self.reader_id = ""  # that computes it
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
+        self.queue_s = 0.0  # that it waited for a slot
+        self.first_token_at: float | None = None  # monotonic seconds
         self.accepted_prediction_tokens = 0  # of those, computed ahead because the client predicted them
         self.rejected_prediction_tokens = 0  # that were predicted and computed ahead in vain
         self.reasoning_tokens = 0  # of those, up to the one that ended the thought
@@ -51,6 +55,8 @@ class Generation:
 
     def push(self, event: TokenEvent) -> None:
         """Add the news of a step. The service calls this; nothing may follow a terminal event."""
+        if event.token_ids and self.first_token_at is None:
+            self.first_token_at, self.queue_s = time.monotonic(), event.queue_s
         self.completion_tokens += len(event.token_ids)
         self.cached_tokens = max(self.cached_tokens, event.cached_tokens)
         self.accepted_prediction_tokens += event.accepted_prediction_tokens

@@ -52,6 +52,7 @@ class Generations:
             )
         self._admission.enqueue(party, queued_tokens)
         generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
+        generation.reader_id = reader.reader_id
         entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens)
         if left_s is not None:
             loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from takeoff.settings.values import (
     Folders,
     Group,
     Level,
+    Log,
     Names,
     NeverTrue,
     Port,
@@ -218,6 +219,17 @@ class Settings(ReaderSettings):
         False, description="Log unknown fields of OpenAI requests in place of refusing them"
     )
     enable_metrics: bool = Field(True, description="Answer /metrics")
+    request_log: Log = Field(
+        "stderr",
+        description="Where each request is told of at its end, in a line of JSON: 'stderr', a file, or 'off'",
+    )
+    log_prompts: bool = Field(False, description="Tell the text of prompts in these lines, too")
+    log_addresses: bool = Field(True, description="Tell the addresses of clients in these lines")
+    audit_log: FilePath | None = Field(
+        None,
+        description="File that is told who changed keys and readers, in lines of JSON; default: audit.jsonl "
+        "beside the file of keys",
+    )
 
     max_queued_tokens: int = Field(
         200_000,
@@ -310,6 +322,12 @@ class Settings(ReaderSettings):
     @property
     def keys_path(self) -> Path:
         return self.store / "keys.json" if self.keys_file is None else self.keys_file.expanduser()
+
+    @property
+    def audit_path(self) -> Path:
+        if self.audit_log is None:
+            return self.keys_path.with_name("audit.jsonl")
+        return self.audit_log.expanduser()
 
     @property
     def asks_for_keys(self) -> bool:

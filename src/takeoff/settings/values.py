@@ -69,6 +69,10 @@ def _off_as_none(value: Any) -> Any:
     return None if value == "off" else value
 
 
+def _as_log(value: Any) -> Any:
+    return value if value == "stderr" else _as_path(_off_as_none(value))
+
+
 def _never(value: bool) -> bool:
     if value:
         raise ValueError("this server fetches no images; send them with the request (/image_generate)")
@@ -85,4 +89,5 @@ DoorPort = Annotated[Port | None, BeforeValidator(_off_as_none)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
 FilePath = Annotated[Path, BeforeValidator(_as_path)]
+Log = Annotated[Path | Literal["stderr"] | None, BeforeValidator(_as_log)]
 NeverTrue = Annotated[bool, AfterValidator(_never)]
