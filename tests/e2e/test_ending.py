@@ -181,6 +181,7 @@ def test_a_request_ends_at_its_deadline_in_prefill_in_the_queue_and_in_decode(
 
 @both
 def test_a_request_ends_while_its_constraint_waits_to_be_tried(url: str, stream: bool) -> None:
+    before = ended(url)
     with ThreadPoolExecutor(NUM_AHEAD) as pool:
         ahead = [pool.submit(constrained, url, f"{stream}{n}x") for n in range(NUM_AHEAD)]
         time.sleep(0.3)
@@ -205,6 +206,9 @@ def test_a_request_ends_while_its_constraint_waits_to_be_tried(url: str, stream:
         assert not ahead[-1].done(), "it was in that phase"
         assert {each.result() for each in ahead} == {200}
     assert_all_free(url)
+    cut = ("cancelled", "deadline", "failed")
+    after = ended(url)
+    assert [after[name] for name in cut] == [before[name] for name in cut], "none of the three was accepted"
 
 
 def constrained(url: str, name: str) -> int:

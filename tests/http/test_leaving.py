@@ -69,17 +69,13 @@ def assert_all_cancelled_once(service: FakeService, body: dict[str, Any]) -> Non
 def test_leaving_a_stream_before_its_first_byte_cancels_once(
     door: str, path: str, body: dict[str, Any], spec_version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """When the first of its texts is taken; of several the others may not be any more."""
+
     async def run() -> None:
         service = FakeService(ENDLESS)
-        service.preparing = asyncio.Event()
-
-        async def is_prepared(_connection: Connection) -> None:
-            await service.is_asked.wait()
-            asyncio.get_running_loop().call_later(0.02, service.preparing.set)  # type: ignore[union-attr]
-
-        connection = await leave(service, door, path, body, spec_version, is_prepared)
+        connection = await leave(service, door, path, body, spec_version, lambda _it: service.taken.wait())
         assert connection.answer.body == b""
-        assert_all_cancelled_once(service, body)
+        assert {generation.num_cancelled for generation in service.generations} == {1}
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
@@ -144,7 +140,7 @@ def test_leaving_before_an_unstreamed_answer_cancels_once(
 
 
 @both_versions
-@whole
+@pytest.mark.parametrize(("door", "path", "body"), [*STREAMED, *WHOLE])
 def test_leaving_while_the_prompt_is_prepared_takes_nothing(
     door: str, path: str, body: dict[str, Any], spec_version: str
 ) -> None:
@@ -152,7 +148,31 @@ def test_leaving_while_the_prompt_is_prepared_takes_nothing(
         service = FakeService(ENDLESS)
         service.preparing = asyncio.Event()
         await leave(service, door, path, body, spec_version, lambda _it: service.is_asked.wait())
+        service.preparing.set()
+        await asyncio.sleep(0.01)
         assert service.generations == []
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_kept_is_prepared_without_its_client() -> None:
+    async def run() -> None:
+        service = FakeService()
+        service.preparing = asyncio.Event()
+        app = make_door(service)
+        headers = [(b"x-resume", b"10"), (b"x-request-id", b"mine")]
+        connection = Connection([b'{"prompt": "a", "stream": true}'], spec_version="2.3")
+        task = asyncio.create_task(connection.run(app, make_scope("POST", "/v1/completions", headers)))
+        await service.is_asked.wait()
+        connection.has_left.set()
+        await asyncio.sleep(0.01)
+        service.preparing.set()
+        await task
+        again = Connection([b""], spec_version="2.3")
+        resumed = await again.run(app, make_scope("GET", "/v1/requests/mine"))
+        texts = [line for line in resumed.body.split(b"\n") if b'"text":"' in line]
+        assert b"".join(texts).count(b"w\xc3\xb6rld") == 1
+        assert resumed.body.endswith(b"data: [DONE]\n\n")
 
     asyncio.run(run())
 

@@ -86,6 +86,19 @@ async def submit_all(service: Service, requests: list[Request]) -> list[Generati
         return generations
 
 
+async def submit_streamed(
+    http_request: HttpRequest, service: Service, requests: list[Request]
+) -> list[Generation]:
+    """Submit all, whose answer is a stream. One that is kept is made without its client, too.
+
+    Raises:
+        ClientLeft: the client did, before all were accepted; nothing of it goes on.
+    """
+    if current_stream.get() is not None:
+        return await submit_all(service, requests)
+    return await unless_client_leaves(http_request, lambda: submit_all(service, requests))
+
+
 async def complete_all(
     http_request: HttpRequest, service: Service, requests: list[Request]
 ) -> list[tuple[Generation, str]]:

@@ -25,7 +25,7 @@ from takeoff.http.answers import (
     check_in_time,
     complete_all,
     merge,
-    submit_all,
+    submit_streamed,
 )
 from takeoff.http.bodies import Texts, body_schema, field_error, form_schema, parse_body, parse_form
 from takeoff.http.ports import Generation, Service
@@ -165,8 +165,10 @@ def generate_router(service: Service, settings: Settings) -> APIRouter:
             answer[METADATA] = like(body.text, [_metadata(generation) for generation, _ in completed])
         return JSONResponse(answer)
 
-    async def answer_streamed(body: GenerateBody, requests: list[Request]) -> Response:
-        generations = await submit_all(service, requests)
+    async def answer_streamed(
+        http_request: HttpRequest, body: GenerateBody, requests: list[Request]
+    ) -> Response:
+        generations = await submit_streamed(http_request, service, requests)
         stream = _token_events if isinstance(body.text, str) else _json_events
         return GenerationResponse(
             service, generations, stream(generations, bool(body.return_metadata)), EVENT_STREAM
@@ -182,7 +184,7 @@ def generate_router(service: Service, settings: Settings) -> APIRouter:
     async def generate_stream(http_request: HttpRequest) -> Response:
         """Events as the tokens are made: the bare token of one text, JSON with `batch_id` of a list."""
         body = await parse(http_request)
-        return await answer_streamed(body, body.requests())
+        return await answer_streamed(http_request, body, body.requests())
 
     @router.post("/image_generate", openapi_extra=with_image)
     async def image_generate(http_request: HttpRequest) -> Response:
@@ -194,7 +196,7 @@ def generate_router(service: Service, settings: Settings) -> APIRouter:
     async def image_generate_stream(http_request: HttpRequest) -> Response:
         """As /generate_stream, of a text and an image."""
         body, requests = await parse_with_image(http_request)
-        return await answer_streamed(body, requests)
+        return await answer_streamed(http_request, body, requests)
 
     return router
 

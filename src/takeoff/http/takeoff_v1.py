@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import CUT_SHORT, GenerationResponse, complete_all, raw_text, submit_all
+from takeoff.http.answers import CUT_SHORT, GenerationResponse, complete_all, raw_text, submit_streamed
 from takeoff.http.bodies import Texts, body_schema, field_error, parse_body
 from takeoff.http.ports import Service
 from takeoff.http.resuming import refuse_resume
@@ -96,7 +96,7 @@ def v1_router(service: Service, *, stop_at_roles: bool) -> APIRouter:
         refuse_resume("a text without framing")
         _check_texts(body.text)
         try:
-            generations = await submit_all(service, body.requests(stop_tokens))
+            generations = await submit_streamed(http_request, service, body.requests(stop_tokens))
         except InvalidRequest as exc:
             raise _as_field_error(exc) from exc
         return GenerationResponse(service, generations, raw_text(generations[0]), "text/plain; charset=utf-8")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from takeoff.http.answers import (
     GenerationResponse,
     all_events,
-    submit_all,
+    submit_streamed,
     unless_client_leaves,
 )
 from takeoff.http.anthropic.answers import PING, message_events, message_of, whole_message
@@ -36,7 +36,7 @@ def anthropic_router(service: Service, settings: Settings) -> APIRouter:
         headers = {"request-id": (request_id := current_visit.get().request_id)}
         if body.stream:
             with body.in_its_names():
-                (generation,) = await submit_all(service, [request])
+                (generation,) = await submit_streamed(http_request, service, [request])
             stream = message_events(head, generation, body.asked, request_id=request_id)
             keep_alive = KeepAlive(PING, settings.stream_keep_alive_s)
             response = GenerationResponse(service, [generation], stream, EVENT_STREAM, keep_alive)

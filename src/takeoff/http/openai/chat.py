@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import all_events, submit_all
+from takeoff.http.answers import all_events, submit_streamed
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved, check_depth
@@ -165,7 +165,7 @@ def chat_router(service: Service, settings: Settings) -> APIRouter:
         n = len(requests)
         if body.stream:
             with body.in_its_names():
-                generations = await submit_all(service, requests)
+                generations = await submit_streamed(http_request, service, requests)
             head = head_of("chatcmpl", "chat.completion.chunk", model)
             deltas = Deltas(generations, has_tools=body.has_tools, has_logprobs=bool(body.logprobs))
             stream = stream_chunks(head, generations, deltas, n=n, with_usage=body.with_usage)

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import InvalidRequest
-from takeoff.http.answers import all_events, submit_all
+from takeoff.http.answers import all_events, submit_streamed
 from takeoff.http.bodies import Texts, body_schema, parse_body
 from takeoff.http.openai.answers import event_stream, head_of, stream_chunks, usage
 from takeoff.http.openai.fields import Unserved
@@ -108,7 +108,7 @@ def completions_router(service: Service, settings: Settings) -> APIRouter:
         choices = [_Choice(index, body, echo) for index, echo in enumerate(echoes)]
         if body.stream:
             with body.in_its_names():
-                generations = await submit_all(service, requests)
+                generations = await submit_streamed(http_request, service, requests)
             stream = stream_chunks(
                 head,
                 generations,

@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from takeoff.errors import NotFound, TakeoffError
-from takeoff.http.answers import all_events, check_in_time, submit_all
+from takeoff.http.answers import all_events, check_in_time, submit_streamed
 from takeoff.http.bodies import body_schema, parse_body
 from takeoff.http.openai.answers import event_stream
 from takeoff.http.openai.responses.answer import ResponseObject
@@ -38,7 +38,7 @@ def responses_router(service: Service, settings: Settings) -> APIRouter:
         answer = ResponseObject(body, model_told(body.model, service))
         if body.stream:
             with body.in_its_names():
-                generations = await submit_all(service, [request])
+                generations = await submit_streamed(http_request, service, [request])
             events = stream_events(answer, generations[0], has_tools=body.has_tools)
             return event_stream(service, settings, generations, events)
         with body.in_its_names():
