@@ -30,8 +30,9 @@ from typing import Any
 
 import httpx
 import psutil
-from chaos_texts import Told, Verdict, judged
 from server import ONE_DOOR, Server
+
+from takeoff.bench.told import Told, Verdict, judged
 
 NUM_STREAMS = 16
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)

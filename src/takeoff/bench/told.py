@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 SHIFT = 64  # characters that may be lost or doubled at a seam, at most, to be found
 MATCHED = 24  # characters that must agree behind them
+ON_ITS_WAY_S = 0.1  # what a dead engine had said comes within this; no other is up so soon
 
 
 @dataclass(eq=False, slots=True)
@@ -28,22 +31,35 @@ class Told:
         self.num_tokens += num_tokens
         self.news.append((time.monotonic(), len(self.text)))
 
+    @property
+    def is_over(self) -> bool:
+        return self.is_whole or self.error is not None
+
+    @property
+    def last_news_at(self) -> float:
+        return self.news[-1][0] if self.news else self.asked_at
+
     def length_at(self, moment: float) -> int:
         """Characters that had come by then."""
-        return max((length for at, length in self.news if at <= moment), default=0)
+        place = bisect_right(self.news, moment, key=itemgetter(0))
+        return self.news[place - 1][1] if place else 0
 
     def pauses(self, kills: Sequence[float]) -> list[tuple[float, int]]:
-        """Seconds without news, of each gap in which engines were killed, and how many were."""
+        """Seconds without news, of each gap that killed engines left, and how many were killed in it."""
         moments = [self.asked_at, *(at for at, _ in self.news)]
-        gaps = [(one, other, sum(one <= at < other for at in kills)) for one, other in pairwise(moments)]
-        return [(other - one, num_kills) for one, other, num_kills in gaps if num_kills]
+        ends = Counter(bisect_right(moments, at + ON_ITS_WAY_S) for at in kills)
+        return [
+            (moments[end] - moments[end - 1], num_kills)
+            for end, num_kills in sorted(ends.items())
+            if 0 < end < len(moments)
+        ]
 
 
 @dataclass(eq=False, slots=True)
 class Verdict:
     """Everything that is counted, over all streams of all rounds."""
 
-    num_noisy: int  # texts that differed between two undisturbed runs
+    num_noisy: int = 0  # texts that differed between two undisturbed runs, where there were two
     num_streams: int = 0
     num_disturbed: int = 0  # of those, streams that an engine died under
     errors: list[str] = field(default_factory=list)
