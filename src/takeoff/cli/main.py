@@ -14,6 +14,7 @@ import typer
 from takeoff.cli.batch import batch
 from takeoff.cli.bench import bench
 from takeoff.cli.config import config_app
+from takeoff.cli.demo import demo_app
 from takeoff.cli.doctor import doctor
 from takeoff.cli.keys import keys_app
 from takeoff.cli.models import models
@@ -39,6 +40,7 @@ app.command()(optimize)
 app.command()(batch)
 app.command()(bench)
 app.command()(doctor)
+app.add_typer(demo_app, name="demo")
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")
 
