@@ -31,6 +31,7 @@ class RealEngine:
         projector: Path | None = None,
         slot_classes: Sequence[SlotClass] = (),
         kv_type: str = "f16",
+        arena_fd: int | None = None,
     ) -> None:
         slot_classes = slot_classes or (SlotClass(n_slots, n_ctx_slot),)
         load = Load(
@@ -45,6 +46,7 @@ class RealEngine:
             flash_attention=flash_attention,
             deterministic=deterministic,
             cache_bytes=cache_mb << 20,
+            arena_fd=arena_fd,
             itl_slo_ms=itl_slo_ms,
             loras=list(loras),
             slot_classes=list(slot_classes),

@@ -42,10 +42,11 @@ class Chooser:
     def _accept(self, seq: Sequence, token_id: int | None) -> TokenEvent:
         """Append a token to its sequence and say what it means for the client."""
         if seq.to_say_again:
-            return self._say_again(seq)
+            seq.say_again()
+            return TokenEvent(request_id=seq.request_id)  # no news
         if token_id is None:
             return ended(seq, FinishReason.FAILED, error=_dead_end(seq))
-        may_stop = _append(seq, token_id)
+        may_stop = seq.append(token_id)
         if token_id in self._eog:
             return ended(seq, _end_of(seq), (token_id,), seq.text.flush())
         text, stopped = seq.text.push(token_id, may_stop=may_stop)
@@ -58,12 +59,6 @@ class Chooser:
             return ended(seq, FinishReason.LENGTH, (token_id,), text + seq.text.flush())
         return _event(seq, (token_id,), text)
 
-    def _say_again(self, seq: Sequence) -> TokenEvent:
-        """Append the next token that the client has already: no news."""
-        token_id = seq.to_say_again.pop()
-        seq.text.push(token_id, may_stop=_append(seq, token_id))
-        return TokenEvent(request_id=seq.request_id)
-
     def _with_logprobs(self, event: TokenEvent, seq: Sequence, own: OwnLogprobs, row: int) -> TokenEvent:
         """`event` with what the model says of its token, and of the prompt's before the first."""
         if not event.token_ids:
@@ -75,14 +70,6 @@ class Chooser:
             told = [nothing_before, *seq.prompt_logprobs, *told]
             seq.prompt_logprobs = []
         return replace(event, logprobs=tuple(told))
-
-
-def _append(seq: Sequence, token_id: int) -> bool:
-    """Make a token the next of its sequence; returns whether the text may end with it."""
-    may_stop = seq.num_completion_tokens + 1 >= seq.params.min_new_tokens
-    seq.token_ids.append(token_id)
-    seq.sampling.append(token_id)
-    return may_stop
 
 
 def ended(

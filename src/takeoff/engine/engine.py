@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from takeoff.engine.arrival import arrived
 from takeoff.engine.call_cost import Cost, guessed
 from takeoff.engine.calls import decode_work, prefill_work, rows_of
+from takeoff.engine.checkpoints import LONGEST_S, Checkpoints
 from takeoff.engine.choice import Chooser, ended
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
@@ -71,9 +72,16 @@ class Engine:
         )
         self._parking = Parking(self._scheduler, kernels, self.counters, load.parking_bytes)
         self.prefixes = PrefixSharing(
-            self._scheduler, kernels, Arena(load.cache_bytes), self.counters, prompts_only=load.deterministic
+            self._scheduler,
+            kernels,
+            Arena(load.cache_bytes, load.arena_fd),
+            self.counters,
+            prompts_only=load.deterministic,
         )
         itl_slo_s = load.itl_slo_ms / 1e3 if load.itl_slo_ms else None
+        self._checkpoints = Checkpoints(
+            self._scheduler, self.prefixes, longest_s=itl_slo_s or LONGEST_S, clock=clock
+        )
         self._speculation = Speculation(
             kernels, self.counters, load.num_outputs, is_on=load.speculation, itl_slo_s=itl_slo_s, clock=clock
         )
@@ -123,6 +131,7 @@ class Engine:
         `on_decoded` is called between the two, and may submit and cancel: whoever came during the decode
         needn't wait for the next one.
         """
+        started = self._clock()
         decoding = self._compact()
         self._told_at = self._clock()
         if decoding:
@@ -133,6 +142,8 @@ class Engine:
         for seq in self._scheduler.followers_to_wake():
             self.prefixes.adopt(seq)
         self._prefill()
+        if self._load.arena_fd is not None:
+            self._checkpoints.after_step(self._clock() - started)
 
     def _admit(self) -> None:
         """Give slots to whose turn it is: the free ones, then those of who has more than its share."""

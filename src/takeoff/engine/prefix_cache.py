@@ -5,6 +5,8 @@ where computing them costs seconds, so a prefix that was computed once is not co
 Prefixes are reused within one scope only: nobody can time another's prompts, and keys and values that
 were computed with one adapter are wrong under any other.
 
+In an arena that outlives its engine the next engine finds them again; what each was worth is forgotten.
+
     value per byte = sum over the tokens that no other snapshot gives of
                      (times it was wanted, each halved with every half-life since) / bytes of the snapshot
 
@@ -26,9 +28,11 @@ system performance", for a part of the cache that newcomers can't reach.
 from __future__ import annotations
 
 import heapq
+import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,12 +46,19 @@ MIN_SHARED_TOKENS = 16  # fewer are computed again as fast as they are restored
 HALF_LIFE_FILLS = 4.0  # arenas full of new snapshots
 PROTECTED_SHARE = 0.5  # of the arena, that a newcomer of less value leaves alone
 
+logger = logging.getLogger(__name__)
+
 
 class Scope(NamedTuple):
-    """Within what computed tokens are reused: one tenant, and one adapter or none."""
+    """Within what computed tokens are reused: one tenant, and one adapter or none.
+
+    `decoded_from`, where that makes other bits: how many of the first tokens were computed as a prompt is,
+    the others one by one. None: it makes none, or all are a prompt's.
+    """
 
     tenant: str
     lora: str | None = None
+    decoded_from: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -78,11 +89,13 @@ class PrefixCache:
         self.num_evicted = 0
         self._arena = arena
         self._new_bytes = 0  # of all snapshots that came, beyond those that they took the place of
+        self.num_inherited = 0  # snapshots of an earlier engine
         self._tree: PrefixTree[Entry] = PrefixTree(
             can_trim=can_trim,
             half_life=HALF_LIFE_FILLS * max(arena.size_bytes, 1),
             clock=lambda: float(self._new_bytes),
         )
+        self._inherit()
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -114,8 +127,8 @@ class PrefixCache:
     ) -> Entry | None:
         """Make room for a snapshot of `token_ids` [n], evicting what is worth less.
 
-        The caller writes the snapshot into `entry.region.data` at once. None: larger than the arena, or
-        not `is_awaited` and larger than what it may have of it.
+        The caller writes the snapshot into `entry.region.data` at once, and then calls `seal`. None: larger
+        than the arena, or not `is_awaited` and larger than what it may have of it.
         """
         if num_bytes > self._arena.size_bytes:
             return None
@@ -133,6 +146,11 @@ class PrefixCache:
             return None
         return self._add(Entry(scope, token_ids, region, len(token_ids)))
 
+    def seal(self, entry: Entry, num_positions: int) -> None:
+        """Note that the snapshot is written, and has so many positions: from now on it may outlive us."""
+        entry.num_positions = num_positions
+        self._arena.publish(entry.region, _note_of(entry))
+
     def make_room(self, num_bytes: int) -> Region | None:
         """Memory for a snapshot that somebody waits for, to be given to `take` or `give_back`.
 
@@ -148,7 +166,7 @@ class PrefixCache:
         for entry in self._tree.covered_by(scope, token_ids):
             self.discard(entry)
         self._new_bytes += region.reserved_bytes
-        self._add(Entry(scope, token_ids, region, num_positions))
+        self.seal(self._add(Entry(scope, token_ids, region, num_positions)), num_positions)
 
     def give_back(self, region: Region) -> None:
         self._arena.free(region)
@@ -163,14 +181,26 @@ class PrefixCache:
 
     def discard(self, entry: Entry) -> None:
         self._tree.remove(entry)
-        self.memory.drop(entry.scope.lora, entry.token_ids)
+        if entry.scope.decoded_from is None:
+            self.memory.drop(entry.scope.lora, entry.token_ids)
         entry.is_discarded = True
         self._free_unread(entry)
 
     def _add(self, entry: Entry) -> Entry:
         self._tree.add(entry.scope, entry.token_ids, entry)
-        self.memory.keep(entry.scope.lora, entry.token_ids)
+        if entry.scope.decoded_from is None:
+            self.memory.keep(entry.scope.lora, entry.token_ids)
         return entry
+
+    def _inherit(self) -> None:
+        """Take what the arena has of an earlier engine."""
+        for region, note in self._arena.survivors:
+            try:
+                self._add(_noted(region, note))
+            except (msgspec.MsgspecError, ValueError) as exc:
+                logger.warning("a prefix of the last engine can't be read: %s", exc)
+                self._arena.free(region)
+        self.num_inherited = len(self)
 
     def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
         """Whether there would be room, once all went that may go for a newcomer of so much value per byte."""
@@ -227,3 +257,27 @@ class PrefixCache:
     def _free_unread(self, entry: Entry) -> None:
         if entry.is_discarded and entry.num_readers == 0:
             self._arena.free(entry.region)
+
+
+class _Note(msgspec.Struct, frozen=True, array_like=True):
+    """What an entry says of its region, for the next engine."""
+
+    tenant: str
+    lora: str | None
+    decoded_from: int | None
+    num_positions: int
+    token_ids: bytes  # int32
+
+
+def _note_of(entry: Entry) -> bytes:
+    return msgspec.msgpack.encode(_Note(*entry.scope, entry.num_positions, entry.token_ids.tobytes()))
+
+
+def _noted(region: Region, note: bytes) -> Entry:
+    """Raises MsgspecError or ValueError: this is no note."""
+    told = msgspec.msgpack.decode(note, type=_Note)
+    token_ids = np.frombuffer(told.token_ids, np.int32)
+    if len(token_ids) < 1:
+        raise ValueError("it has no tokens")
+    scope = Scope(told.tenant, told.lora, told.decoded_from)
+    return Entry(scope, token_ids, region, told.num_positions)

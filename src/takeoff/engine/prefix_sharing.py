@@ -13,7 +13,7 @@ import numpy as np
 from takeoff.engine.counters import Counters
 from takeoff.engine.disk_tier import DiskNews, DiskTier, FileHashes
 from takeoff.engine.llama.rows import Kernels
-from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Match, PrefixCache, Scope, common_length
+from takeoff.engine.prefix_cache import MIN_SHARED_TOKENS, Entry, Match, PrefixCache, Scope, common_length
 from takeoff.engine.scheduler import Scheduler
 from takeoff.engine.sequence import Sequence
 from takeoff.errors import EngineFailed
@@ -77,7 +77,7 @@ class PrefixSharing:
         If a sequence ahead of it is about to compute more of it, `seq` waits for that one instead. One
         that wants the logits of its prompt computes all of it.
         """
-        if not self._is_on or seq.params.prompt_logprobs:
+        if not self._is_on or seq.params.prompt_logprobs or self._resume(seq):
             return
         wanted = np.array(seq.token_ids[: self._scheduler.reusable_tokens(seq)], np.int32)
         self._snapshot_running(seq, wanted)
@@ -91,7 +91,8 @@ class PrefixSharing:
         if not self._kernels.can_trim:
             self._remember_divergence(seq, wanted, num_available)
         self._count_misses(seq, wanted, num_available)
-        self._restore(seq, match)
+        if match is not None:
+            self._restore(seq, match)
 
     def keep_fork_point(self, seq: Sequence) -> None:
         """Snapshot `seq` where others will fork from it and couldn't trim it back."""
@@ -103,6 +104,40 @@ class PrefixSharing:
         """Snapshot a sequence that is about to leave its slot."""
         if seq.num_computed_tokens >= MIN_KEPT_TOKENS:
             self._keep(seq)
+        if self._prompts_only and seq.num_safe_tokens > seq.num_prompt_tokens:
+            self._drop_checkpoint(seq)
+
+    def checkpoint(self, seq: Sequence) -> bool:
+        """Snapshot a sequence that goes on, for the engine that takes over from this one; whether it was."""
+        token_ids = seq.computed_token_ids()
+        scope = self._decoded(seq) if len(token_ids) > seq.num_prompt_tokens else seq.scope
+        if self._cache.covers(scope, token_ids):
+            seq.num_safe_tokens = len(token_ids)
+            return False
+        return self._store(seq, scope, token_ids, "checkpoint") is not None
+
+    def _decoded(self, seq: Sequence) -> Scope:
+        """Within what its decoded tokens may be reused: like a prompt's, or only by a replay."""
+        return seq.scope._replace(decoded_from=seq.num_prompt_tokens) if self._prompts_only else seq.scope
+
+    def _resume(self, seq: Sequence) -> bool:
+        """Go on where a checkpoint has what was decoded of `seq` before; its tokens count as said again."""
+        if not (self._prompts_only and seq.to_say_again):
+            return False
+        wanted = np.array([*seq.token_ids, *seq.to_say_again[:0:-1]], np.int32)
+        match = self._cache.find(self._decoded(seq), wanted)
+        if match is None or match.length <= seq.num_prompt_tokens or not self._restore(seq, match):
+            return False
+        for _ in range(match.length + 1 - seq.num_prompt_tokens):
+            seq.say_again()
+        return True
+
+    def _drop_checkpoint(self, seq: Sequence) -> None:
+        """Of a sequence that has ended: nobody will replay it."""
+        match = self._cache.find(self._decoded(seq), seq.computed_token_ids())
+        if match is not None:
+            self._cache.discard(match.entry)
+            self._counters.set("cache_bytes", self._cache.used_bytes)
 
     def _snapshot_running(self, seq: Sequence, wanted: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
         """If a running sequence holds more of `wanted` than any snapshot does, snapshot it now."""
@@ -142,9 +177,8 @@ class PrefixSharing:
             if main.reason is MissReason.DIVERGED:
                 self._counters.add(f"cache_diverged_{diverged_below(main.start)}")
 
-    def _restore(self, seq: Sequence, match: Match | None) -> None:
-        if match is None:
-            return
+    def _restore(self, seq: Sequence, match: Match) -> bool:
+        """Whether the slot of `seq` now holds what was found."""
         assert seq.slot is not None
         try:
             with self._counters.timed("restore", tokens=match.length):
@@ -155,10 +189,11 @@ class PrefixSharing:
             logger.warning("a prefix is computed again: %s", exc)
             self._kernels.clear(seq.slot)
             self._cache.discard(match.entry)
-            return
-        seq.num_computed_tokens = seq.num_cached_tokens = match.length
+            return False
+        seq.num_computed_tokens = seq.num_cached_tokens = seq.num_safe_tokens = match.length
         self._cache.use(match)
         self._counters.add("cache_hits")
+        return True
 
     def _keep(self, seq: Sequence, *, is_awaited: bool = False) -> None:
         token_ids = seq.computed_token_ids(self._shareable(seq))
@@ -166,17 +201,31 @@ class PrefixSharing:
             return
         if len(token_ids) < seq.num_computed_tokens and not self._kernels.can_trim:
             return
+        entry = self._store(seq, seq.scope, token_ids, "save", is_awaited=is_awaited)
+        if entry is not None and self._disk is not None:
+            self._disk.offer(entry)
+
+    def _store(
+        self,
+        seq: Sequence,
+        scope: Scope,
+        token_ids: np.ndarray[tuple[int], np.dtype[np.int32]],
+        kind: str,
+        *,
+        is_awaited: bool = False,
+    ) -> Entry | None:
+        """Write a snapshot of its slot, to reuse the tokens `token_ids` [n] from; None: no room."""
         assert seq.slot is not None
         num_bytes = self._kernels.snapshot_bytes(seq.slot)
-        entry = self._cache.reserve(seq.scope, token_ids, num_bytes, is_awaited=is_awaited)
+        entry = self._cache.reserve(scope, token_ids, num_bytes, is_awaited=is_awaited)
         if entry is not None:
-            entry.num_positions = seq.num_computed_tokens
-            with self._counters.timed("save", tokens=len(token_ids)):
+            with self._counters.timed(kind, tokens=len(token_ids)):
                 self._kernels.save(seq.slot, entry.region.data)
-            if self._disk is not None:
-                self._disk.offer(entry)
+            self._cache.seal(entry, seq.num_computed_tokens)
+            seq.num_safe_tokens = len(token_ids)
         self._counters.set("cache_bytes", self._cache.used_bytes)
         self._counters.set("cache_evictions", self._cache.num_evicted)
+        return entry
 
     def _shareable(self, seq: Sequence) -> int:
         """How many of its first tokens others may reuse."""

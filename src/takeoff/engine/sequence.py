@@ -41,6 +41,7 @@ class Sequence:
     parked: NDArray[np.uint8] | None = None  # snapshot of its slot, while it waits for a longer one
     num_computed_tokens: int = 0  # tokens whose keys and values are in the slot
     num_cached_tokens: int = 0  # of those, taken from another sequence's work
+    num_safe_tokens: int = 0  # of those, the first that a snapshot has
     leader: Sequence | None = None  # is computing our prefix right now: wait for it
     fork_at: int = 0  # tokens that the leader must have computed
     fork_points: set[int] = field(default_factory=set)  # positions at which others will fork from us
@@ -57,6 +58,11 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Tokens still to compute: 1 in decode, more in prefill."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_unsafe_tokens(self) -> int:
+        """Computed tokens that are lost with the engine."""
+        return self.num_computed_tokens - self.num_safe_tokens
 
     @property
     def tenant(self) -> str:
@@ -91,6 +97,18 @@ class Sequence:
     @property
     def num_completion_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    def append(self, token_id: int) -> bool:
+        """Make a token the next one; returns whether the text may end with it."""
+        may_stop = self.num_completion_tokens + 1 >= self.params.min_new_tokens
+        self.token_ids.append(token_id)
+        self.sampling.append(token_id)
+        return may_stop
+
+    def say_again(self) -> None:
+        """Append the next token that the client has already."""
+        token_id = self.to_say_again.pop()
+        self.text.push(token_id, may_stop=self.append(token_id))
 
     def span_at(self, place: int) -> ImageSpan | None:
         """The image that has a token at `place`."""

@@ -8,15 +8,14 @@ process. Each word has one writer.
 from __future__ import annotations
 
 import mmap
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import IO, NamedTuple
 
 import numpy as np
+
+from takeoff.ipc.nameless import nameless_file
 
 MAX_REQUESTS = 1_023  # of one call whose ids are told; a reader has 512 slots at most
 
@@ -42,15 +41,7 @@ class RunningCall(NamedTuple):
 
 def make_beacon_file() -> IO[bytes]:
     """The file for one beacon: it has no name, and ends with its users."""
-    file = _nameless_file()
-    file.truncate(SIZE_BYTES)
-    return file
-
-
-def _nameless_file() -> IO[bytes]:
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("beacon"), "r+b")
-    return tempfile.TemporaryFile()
+    return nameless_file("beacon", SIZE_BYTES)
 
 
 def open_beacon(fd: int | None) -> Beacon:

@@ -61,6 +61,7 @@ class Load(Message, frozen=True):
     itl_slo_ms: float | None  # longest gap a prefill may cause; None: a multiple of the decode step
     turns_fd: int | None = None  # file of the lock under which engines that share cores take turns
     beacon_fd: int | None = None  # file of its beacon; None: nobody watches
+    arena_fd: int | None = None  # file of the prefix cache, which outlives the engine; None: it has none
     loras: list[Lora] = []  # names differ
     projector_path: str | None = None  # makes tokens of images; None: the model reads no images
     disk_cache_bytes: int = 0  # budget of the snapshots on disk

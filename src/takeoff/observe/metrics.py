@@ -13,7 +13,19 @@ from takeoff.observe.misses import DIVERGED_BELOW, MissReason
 from takeoff.request import FinishReason
 
 ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
-STEP_KINDS = ("decode", "verify", "prefill", "sample", "save", "restore", "move", "park", "unpark", "encode")
+STEP_KINDS = (
+    "decode",
+    "verify",
+    "prefill",
+    "sample",
+    "save",
+    "checkpoint",
+    "restore",
+    "move",
+    "park",
+    "unpark",
+    "encode",
+)
 
 _DISK_COUNTERS = {
     "reads": "Prefixes read from disk",

@@ -33,6 +33,7 @@ from takeoff.ipc.messages import (
 from takeoff.sandbox.policy import Mode
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import Child
+from takeoff.service.kept_prefixes import KeptPrefixes
 from takeoff.service.policies import policy_of
 from takeoff.service.pulse import LOOK_S, Pulse, Verdict
 
@@ -96,6 +97,7 @@ class EngineWatch:
         self._sandbox = sandbox
         self._beacon_file = make_beacon_file()
         self._beacon = Beacon(self._beacon_file.fileno())
+        self._prefixes = KeptPrefixes()
         self._is_loaded = False  # the present process
         self._was_useful = False  # it has told news of its work
         self._child: Child[FromAny, ToAny] | None = None
@@ -127,6 +129,7 @@ class EngineWatch:
             child, self._child = self._child, None
             await child.stop()
         self._beacon_file.close()
+        self._prefixes.close()
 
     async def _run(self) -> None:
         backoff, crashed_loads = Backoff(), 0
@@ -143,6 +146,7 @@ class EngineWatch:
                 return
             has_worked = not death.is_crash and self._beacon.num_calls > 1  # and was ended before its news
             was_useful = self._was_useful or has_worked
+            self._prefixes.note_death(was_useful=was_useful, is_crash=death.is_crash)
             wait_s = backoff.after(time.monotonic() - started_at, was_useful=was_useful)
             logger.warning("%s: %s; starting another engine in %g s", self._name, death.error, wait_s)
             self.num_restarts += 1
@@ -156,9 +160,8 @@ class EngineWatch:
         self._beacon.clear()
         self.progress = 0.0
         incoming = FromEncoder if isinstance(self._load, LoadEncoder) else FromEngine
-        load = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
-        keep = [fd for fd in (load.turns_fd, load.beacon_fd) if fd is not None]
         try:
+            load, keep = self._with_files()
             child: Child[FromAny, ToAny] = await Child.start(
                 self._command, incoming, self._environ, policy_of(load, self._sandbox), keep_fds=keep
             )
@@ -184,6 +187,18 @@ class EngineWatch:
             return Death(exc.message, is_refusal=True)
         finally:
             watch.cancel()
+
+    def _with_files(self) -> tuple[Load | LoadEncoder, list[int]]:
+        """The load with the numbers of the files that the next process inherits, and these numbers.
+
+        Raises OSError: no memory is to be had for one of them.
+        """
+        load = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
+        keep = [load.turns_fd, load.beacon_fd]
+        if isinstance(load, Load) and isinstance(self._load, Load):
+            load = msgspec.structs.replace(load, arena_fd=self._prefixes.fd_for(self._load))
+            keep.append(load.arena_fd)
+        return load, [fd for fd in keep if fd is not None]
 
     def _take(self, message: FromAny) -> None:
         match message:

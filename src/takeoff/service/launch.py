@@ -14,6 +14,8 @@ from typing import Any
 from takeoff.ipc.messages import Load, LoadEncoder
 from takeoff.request import Task
 
+FileState = tuple[int, int]  # length, time of the last change
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -38,18 +40,18 @@ class Spare:
 
     launch: Launch
     variant: Path
-    state: tuple[int, int] | None  # of the variant, when it was planned
+    state: FileState | None  # of the variant, when it was planned
 
     @classmethod
     def of(cls, launch: Launch, variant: Path) -> Spare:
-        return cls(launch, variant, _state(variant))
+        return cls(launch, variant, file_state(variant))
 
     def loss(self, *, was_loaded: bool) -> str | None:
         """What happened to the variant and what to do; None: it is as it was.
 
         `was_loaded`: whether the last engine could load it.
         """
-        state = _state(self.variant)
+        state = file_state(self.variant)
         if state is None:
             what = "is gone"
         elif state != self.state:
@@ -65,8 +67,8 @@ class Spare:
         )
 
 
-def _state(path: Path) -> tuple[int, int] | None:
-    """What changes whenever a file is written: its length and the time of its last change."""
+def file_state(path: Path) -> FileState | None:
+    """What changes whenever a file is written; None: there is no such file."""
     try:
         stat = path.stat()
     except OSError:
