@@ -32,7 +32,7 @@ import httpx
 import psutil
 from server import ONE_DOOR, Server
 
-from takeoff.bench.told import Told, Verdict, judged
+from takeoff.bench.told import Kill, Told, Verdict, judged
 
 NUM_STREAMS = 16
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
@@ -69,7 +69,7 @@ class Engines:
 
     def __init__(self, server: psutil.Process) -> None:
         self._server = server
-        self.killed: list[tuple[float, str]] = []  # when, and in what
+        self.killed: list[Kill] = []
 
     def present(self) -> psutil.Process | None:
         with contextlib.suppress(psutil.Error):
@@ -84,7 +84,7 @@ class Engines:
             while (engine := self.present()) is None:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.005)
         engine.send_signal(number)
-        self.killed.append((time.monotonic(), f"{number.name} at {phase}"))
+        self.killed.append(Kill(time.monotonic(), f"{number.name} at {phase}"))
         return engine
 
 
@@ -163,9 +163,8 @@ async def run(server: Server, num_kills: int, tokens: int, seed: int, minutes: f
             first = len(engines.killed)
             running = asyncio.create_task(all_streams(client, tokens))
             await disturb(engines, chance, server.url, min(8, num_kills - first))
-            kills = [at for at, _ in engines.killed[first:]]
             for before, after in zip(plain, await running, strict=True):
-                judged(verdict, before, after, kills)
+                judged(verdict, before, after, engines.killed[first:])
             print(f"{len(engines.killed)} kills of {num_kills}", file=sys.stderr)
     for _, what in engines.killed:
         verdict.kills[what] = verdict.kills.get(what, 0) + 1
@@ -194,7 +193,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the signals")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options, flags = parser.parse_known_args()
-    with serving(["--max-slots", str(NUM_STREAMS), "--context", "2048", *flags]) as server:
+    with serving(
+        ["--max-slots", str(NUM_STREAMS), "--context", "2048", "--request-log", "off", *flags]
+    ) as server:
         verdict = asyncio.run(run(server, options.kills, options.tokens, options.seed, options.minutes))
     if options.json is not None:
         options.json.write_text(json.dumps(verdict.figures(), indent=1) + "\n")

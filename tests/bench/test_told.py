@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from takeoff.bench.told import ON_ITS_WAY_S, Told, Verdict, judged
+from takeoff.bench.told import ON_ITS_WAY_S, Kill, Told, Verdict, judged
 
 WHOLE = "".join(f"word {number} of a text that goes on, " for number in range(40))
 SEAM = 301
@@ -18,19 +18,23 @@ def verdict_on(text: str, *, num_tokens: int = 40, error: str | None = None) -> 
     after.text, after.num_tokens, after.error = text, num_tokens, error
     after.news = [(1.0, SEAM), (3.5, len(text))]
     verdict = Verdict()
-    judged(verdict, before, after, [2.0])
+    judged(verdict, before, after, [Kill(2.0, "SIGKILL")])
     return verdict
 
 
 def test_an_equal_text_keeps_every_promise_and_its_pause_is_measured() -> None:
     verdict = verdict_on(WHOLE)
     assert verdict.is_kept(exact=True)
-    assert verdict.pauses == [(2.5, 1)]
+    assert verdict.pauses == [(2.5, ("SIGKILL",))]
+    spread = {"count": 1, "median_s": 2.5, "p99_s": 2.5, "max_s": 2.5}
+    told = verdict.figures()
+    assert (told["pauses"], told["pauses_by_kind"]) == (spread, {"SIGKILL": spread})
 
 
 def test_a_pause_begins_when_what_the_dead_engine_had_said_has_come() -> None:
     told = Told(asked_at=0.0, news=[(1.0, 5), (2.0 + ON_ITS_WAY_S / 2, 9), (4.5, 14)])
-    assert told.pauses([2.0]) == [(2.5 - ON_ITS_WAY_S / 2, 1)]
+    assert told.pauses([Kill(2.0)]) == [(2.5 - ON_ITS_WAY_S / 2, ("",))]
+    assert told.pauses([Kill(2.0, "a"), Kill(3.0, "b")])[0].hows == ("a", "b")
     assert told.length_at(2.0 + ON_ITS_WAY_S) == 9
 
 

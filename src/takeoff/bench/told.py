@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 SHIFT = 64  # characters that may be lost or doubled at a seam, at most, to be found
 MATCHED = 24  # characters that must agree behind them
 ON_ITS_WAY_S = 0.1  # what a dead engine had said comes within this; no other is up so soon
+
+
+class Kill(NamedTuple):
+    """When an engine was killed, and how."""
+
+    at: float
+    how: str = ""
+
+
+class Pause(NamedTuple):
+    """A time without news that killed engines left in a stream, and how these were killed."""
+
+    seconds: float
+    hows: tuple[str, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -44,13 +58,15 @@ class Told:
         place = bisect_right(self.news, moment, key=itemgetter(0))
         return self.news[place - 1][1] if place else 0
 
-    def pauses(self, kills: Sequence[float]) -> list[tuple[float, int]]:
-        """Seconds without news, of each gap that killed engines left, and how many were killed in it."""
+    def pauses(self, kills: Sequence[Kill]) -> list[Pause]:
+        """Each gap that killed engines left."""
         moments = [self.asked_at, *(at for at, _ in self.news)]
-        ends = Counter(bisect_right(moments, at + ON_ITS_WAY_S) for at in kills)
+        hows: defaultdict[int, list[str]] = defaultdict(list)  # by the end of the gap
+        for at, how in kills:
+            hows[bisect_right(moments, at + ON_ITS_WAY_S)].append(how)
         return [
-            (moments[end] - moments[end - 1], num_kills)
-            for end, num_kills in sorted(ends.items())
+            Pause(moments[end] - moments[end - 1], tuple(hows[end]))
+            for end in sorted(hows)
             if 0 < end < len(moments)
         ]
 
@@ -69,7 +85,7 @@ class Verdict:
     num_equal: int = 0
     num_other_continuations: int = 0  # in other words behind a kill
     num_other_before: int = 0  # in other words before any kill
-    pauses: list[tuple[float, int]] = field(default_factory=list)  # and kills in them
+    pauses: list[Pause] = field(default_factory=list)
     kills: dict[str, int] = field(default_factory=dict)
 
     def is_kept(self, *, exact: bool) -> bool:
@@ -78,8 +94,9 @@ class Verdict:
         return is_whole and (not exact or self.num_equal == self.num_streams)
 
     def figures(self) -> dict[str, Any]:
-        of_one = sorted(seconds for seconds, num_kills in self.pauses if num_kills == 1)
-        of_more = [seconds for seconds, num_kills in self.pauses if num_kills > 1]
+        of_one = [pause for pause in self.pauses if len(pause.hows) == 1]
+        of_more = [pause.seconds for pause in self.pauses if len(pause.hows) > 1]
+        by_kind = {how: [each.seconds for each in of_one if each.hows == (how,)] for (how,) in _hows(of_one)}
         return {
             "kills": sum(self.kills.values()),
             "kills_by_kind": dict(sorted(self.kills.items())),
@@ -94,10 +111,8 @@ class Verdict:
             "other_continuations": self.num_other_continuations,
             "other_before_a_kill": self.num_other_before,
             "other_without_kills": self.num_noisy,
-            "pauses": len(of_one),
-            "pause_median_s": round(of_one[len(of_one) // 2], 2) if of_one else None,
-            "pause_p99_s": round(of_one[int(0.99 * (len(of_one) - 1))], 2) if of_one else None,
-            "pause_max_s": round(of_one[-1], 2) if of_one else None,
+            "pauses": _spread([pause.seconds for pause in of_one]),
+            "pauses_by_kind": {how: _spread(seconds) for how, seconds in by_kind.items()},
             "pauses_of_several_kills": len(of_more),
             "pause_of_several_kills_max_s": round(max(of_more, default=0.0), 2),
         }
@@ -115,14 +130,32 @@ class Verdict:
                 f"texts equal to the undisturbed ones: {told['equal_texts']} {of}; other words behind "
                 f"a kill: {told['other_continuations']}, before any: {told['other_before_a_kill']}; "
                 f"between two undisturbed runs: {told['other_without_kills']} of 16",
-                f"pauses with one kill in them: {told['pauses']}; median {told['pause_median_s']} s, "
-                f"p99 {told['pause_p99_s']} s, longest {told['pause_max_s']} s; with several: "
+                f"pauses with one kill in them: {_said(told['pauses'])}; with several: "
                 f"{told['pauses_of_several_kills']}, longest {told['pause_of_several_kills_max_s']} s",
+                *(f"  of {how}: {_said(spread)}" for how, spread in told["pauses_by_kind"].items() if how),
             )
         )
 
 
-def judged(verdict: Verdict, before: Told, after: Told, kills: Sequence[float]) -> None:
+def _hows(pauses: list[Pause]) -> list[tuple[str, ...]]:
+    return sorted({pause.hows for pause in pauses})
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """How many, and of the seconds the median, p99 and the longest, to 10 ms; 0 of none."""
+    rising = sorted(seconds) or [0.0]
+    places = {"median_s": len(rising) // 2, "p99_s": int(0.99 * (len(rising) - 1)), "max_s": -1}
+    return {"count": len(seconds)} | {name: round(rising[place], 2) for name, place in places.items()}
+
+
+def _said(spread: dict[str, float]) -> str:
+    return (
+        f"{spread['count']}, median {spread['median_s']} s, p99 {spread['p99_s']} s, "
+        f"longest {spread['max_s']} s"
+    )
+
+
+def judged(verdict: Verdict, before: Told, after: Told, kills: Sequence[Kill]) -> None:
     """Count one stream, `before` being the undisturbed one."""
     pauses = after.pauses(kills)
     verdict.num_streams += 1
@@ -135,7 +168,7 @@ def judged(verdict: Verdict, before: Told, after: Told, kills: Sequence[float]) 
     if after.text == before.text:
         verdict.num_equal += 1
         return
-    seams = [after.length_at(at) for at in kills]
+    seams = [after.length_at(at) for at, _ in kills]
     parted_at = common_length(before.text, after.text)
     if not seams or parted_at < min(seams):
         verdict.num_other_before += 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from takeoff.bench.told import Told, Verdict, judged
+from takeoff.bench.told import Kill, Told, Verdict, judged
 from takeoff.demo.show import Show
 from takeoff.demo.streams import bodies
 
@@ -30,7 +30,7 @@ class Outcome:
     @property
     def longest_pause_s(self) -> float:
         """The longest that a stream had no text because engines were killed; 0 where none was."""
-        return max((seconds for seconds, _ in self.verdict.pauses), default=0.0)
+        return max((pause.seconds for pause in self.verdict.pauses), default=0.0)
 
     def figures(self) -> dict[str, Any]:
         """Everything, for programs."""
@@ -111,7 +111,7 @@ class Outcome:
 def judge(show: Show, *, is_interrupted: bool = False) -> Outcome:
     """Compare the run with kills with the undisturbed one; what is not over, as far as it has come."""
     verdict = Verdict()
-    kills = [kill.at for kill in show.kills]
+    kills = [Kill(kill.at) for kill in show.kills]
     for before, after in zip(show.undisturbed, show.disturbed, strict=False):
         judged(verdict, before if after.is_over else _as_far_as(after, before), after, kills)
     return Outcome(show, verdict, is_interrupted)
