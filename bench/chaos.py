@@ -72,8 +72,10 @@ class Engines:
         self.killed: list[Kill] = []
 
     def present(self) -> psutil.Process | None:
+        """The oldest: a younger one stands by."""
         with contextlib.suppress(psutil.Error):
-            for child in self._server.children(recursive=True):
+            children = self._server.children(recursive=True)
+            for child in sorted(children, key=psutil.Process.create_time):
                 if ENGINE in child.cmdline() and child.status() not in ("zombie", "dead", "stopped"):
                     return child
         return None

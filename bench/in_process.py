@@ -11,6 +11,7 @@ import msgspec
 
 from takeoff.engine.engine import Engine
 from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.ipc.messages import Load, Submit
 from takeoff.models.machine import read_machine
 from takeoff.request import SamplingParams, TokenEvent
@@ -60,7 +61,7 @@ class InProcess:
             n_outputs=16,
         )
         self.token_ids: dict[int, list[int]] = {}
-        kernels = LlamaKernels(load, lambda _share: None)
+        kernels = LlamaKernels(load, LlamaModel(load))
         self.engine = Engine(load, kernels, self._take)
 
     def _take(self, events: list[TokenEvent]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from in_process import make_load
 
 from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.rows import Rows
 from takeoff.ipc.messages import Lora
 from takeoff.models.gguf import read_gguf
@@ -51,7 +52,7 @@ def write_adapter(path: Path, model: Path, rank: int, seed: int) -> None:
 
 def make_context(model: Path, loras: list[Lora]) -> LlamaKernels:
     load = make_load(model, n_slots=STREAMS, n_ctx_slot=512, loras=loras)
-    return LlamaKernels(load, lambda _share: None)
+    return LlamaKernels(load, LlamaModel(load))
 
 
 def split(count: int) -> list[range]:

@@ -14,8 +14,14 @@ REASONS = ("stop", "length", "cancelled", "deadline", "failed")
 
 
 def child_of(server: Server, module: str) -> psutil.Process:
-    """The first live child that runs `module`."""
-    return next(child for child in server.children() if module in child.cmdline())
+    """The oldest live child that runs `module`: a younger engine stands by."""
+    return children_of(server, module)[0]
+
+
+def children_of(server: Server, module: str) -> list[psutil.Process]:
+    """The live children that run `module`, the oldest first."""
+    children = sorted(server.children(), key=psutil.Process.create_time)
+    return [child for child in children if module in child.cmdline()]
 
 
 def metric(url: str, name: str, key: str = "") -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import psutil
@@ -80,7 +81,16 @@ def test_a_killed_engine_is_followed_by_another_in_a_sandbox_that_reads_and_writ
         assert stream.rest() == whole
         assert (stream.error, stream.is_whole, stream.num_tokens) == (None, True, 60)
         assert metric(url, "takeoff_engine_restarts_total") == 1
-        wait_until(lambda: metric(url, "takeoff_prefix_disk_reads_total") > 0, "the next engine read it")
+        child_of(server, "takeoff.engine.process").kill()
+        wait_until(lambda: metric(url, "takeoff_engine_restarts_total") == 2, "another was idle")
+        assert requests.get(f"{url}/healthz", {"wait": 60}, timeout=LIMIT_S).status_code == 200
+        child_of(server, "takeoff.engine.process").send_signal(signal.SIGABRT)
+        wait_until(
+            lambda: metric(url, "takeoff_engine_restarts_total") == 3, "it crashed before it was of use"
+        )
+        assert completion(url, prompt, 60) == whole
+        reads = metric(url, "takeoff_prefix_disk_reads_total")
+        assert reads > 0, "the next began with an empty cache, and read it"
         told = status(child_of(server, "takeoff.engine.process"))
         assert told["NoNewPrivs"] == "1"
         assert told["Seccomp"] == ("2" if report.in_force.seccomp else "0")

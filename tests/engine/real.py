@@ -9,6 +9,7 @@ from pathlib import Path
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader
 from takeoff.engine.llama.kernels import make_kernels
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.ipc.messages import Image, Load, Lora, PlacedImage, SlotClass, Submit
 from takeoff.request import FinishReason, SamplingParams, TokenEvent
 
@@ -55,7 +56,7 @@ class RealEngine:
             speculation=speculation,
             n_outputs=16,
         )
-        load, self.kernels = make_kernels(load, lambda share: None)
+        load, self.kernels = make_kernels(load, LlamaModel(load))
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
         self.engine = Engine(load, self.kernels, self._note)

@@ -23,8 +23,10 @@ from takeoff.ipc.messages import (
     Loaded,
     LoadFailed,
     Progress,
+    StandsBy,
     Step,
     Submit,
+    TakeOver,
     ToEngine,
 )
 from takeoff.request import FinishReason, TokenEvent
@@ -45,6 +47,9 @@ def main() -> None:
     try:
         load = channel.receive()
         assert isinstance(load, Load)
+        if load.stands_by:
+            channel.send(StandsBy())
+            assert isinstance(channel.receive(), TakeOver)
         channel.send(Progress(0.5))
         if options.load_error:
             channel.send(LoadFailed(options.load_error))

@@ -10,7 +10,7 @@ import pytest
 from tests.service.serving import make_load
 
 from takeoff.ipc.messages import Load
-from takeoff.service.kept_prefixes import MAX_USELESS_ENGINES, KeptPrefixes
+from takeoff.service.kept_prefixes import MAX_USELESS_ENGINES, KeptPrefixes, origin_of
 
 
 @pytest.fixture
@@ -21,13 +21,13 @@ def load(tmp_path: Path) -> Load:
 
 
 def fill(kept: KeptPrefixes, load: Load) -> None:
-    fd = kept.fd_for(load)
+    fd = kept.fd_for(origin_of(load))
     assert fd is not None
     os.pwrite(fd, b"computed", 0)
 
 
 def is_filled(kept: KeptPrefixes, load: Load) -> bool:
-    fd = kept.fd_for(load)
+    fd = kept.fd_for(origin_of(load))
     assert fd is not None
     return os.pread(fd, 8, 0) == b"computed"
 
@@ -72,4 +72,4 @@ def test_kills_from_outside_cost_it_only_when_they_go_on_and_on(load: Load) -> N
 
 
 def test_an_engine_that_keeps_no_prefixes_has_none(load: Load) -> None:
-    assert KeptPrefixes().fd_for(msgspec.structs.replace(load, cache_bytes=0)) is None
+    assert KeptPrefixes().fd_for(origin_of(msgspec.structs.replace(load, cache_bytes=0))) is None

@@ -55,7 +55,8 @@ class OwnServer:
     def kill_engine(self) -> int | None:
         """Send SIGKILL to this server's engine. Returns its process id; None: none is there to be killed."""
         with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
+            children = psutil.Process(self._process.pid).children(recursive=True)
+            for child in sorted(children, key=psutil.Process.create_time):  # a younger one stands by
                 if _ENGINE in child.cmdline() and child.status() not in ("zombie", "dead"):
                     child.kill()
                     return child.pid

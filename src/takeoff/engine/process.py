@@ -13,10 +13,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from takeoff.engine.constraint import ConstraintCompiler, ConstraintState
-from takeoff.engine.disk_tier import DiskNews, Opened, Read, Written, hash_files
+from takeoff.engine.disk_tier import DiskNews, FileHashes, Opened, Read, Written, hash_files
 from takeoff.engine.engine import Engine
 from takeoff.engine.images import ImageReader, Prompt
 from takeoff.engine.invariance import check_invariance
@@ -36,14 +38,19 @@ from takeoff.ipc.messages import (
     Loaded,
     LoadFailed,
     Progress,
+    StandsBy,
     Step,
     Submit,
+    TakeOver,
     ToEngine,
 )
 from takeoff.ipc.parent import Inbox, receive_first, run_child, start_beating
 from takeoff.ipc.turns import Turns
 from takeoff.request import FinishReason, TokenEvent
 from takeoff.sandbox.confine import measure
+
+if TYPE_CHECKING:
+    from takeoff.engine.llama.model import LlamaModel
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +63,14 @@ class _Job:
     prompt: Prompt | None = None  # once its images are read
     constraint: ConstraintState | None = None  # once its grammar is compiled
     is_fetched: bool = False  # once what the disk has of its prompt was read
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What an engine needs beside memory for its sequences."""
+
+    model: LlamaModel
+    hashes: Future[FileHashes] | None  # only with prefixes on disk
 
 
 class EngineProcess:
@@ -75,11 +90,15 @@ class EngineProcess:
             ChannelClosed: the parent is gone.
         """
         load = receive_first(self._channel, Load)
-        self._beacon = open_beacon(load.beacon_fd)
-        inbox: Inbox[ToEngine | _Job | DiskNews] = Inbox(self._channel)
         started = time.perf_counter()
         try:
-            engine = self._make_engine(load, inbox)
+            ready = self._make_ready(load)
+            if load.stands_by:
+                self._stand_by(ready)
+                started = time.perf_counter()
+            self._beacon = open_beacon(load.beacon_fd)
+            inbox: Inbox[ToEngine | _Job | DiskNews] = Inbox(self._channel)
+            engine = self._make_engine(load, ready, inbox)
             reader = self._make_reader(load, engine.kernels)
         except TakeoffError as exc:
             self._channel.send(LoadFailed(exc.told))
@@ -104,17 +123,39 @@ class EngineProcess:
                 logger.exception("a step failed")
                 engine.fail_running(f"a step of the engine failed: {exc}")
 
-    def _make_engine(self, load: Load, inbox: Inbox[ToEngine | _Job | DiskNews]) -> Engine:
+    def _make_ready(self, load: Load) -> _Ready:
+        """All that takes little memory: libraries, weights, which are only mapped, and the vocabulary."""
+        import takeoff.engine.llama.kernels  # noqa: F401  (not when it takes over)
+        from takeoff.engine.llama.model import LlamaModel
+
+        hashes = hash_files(load) if load.disk_cache_bytes and load.disk_cache_folder else None
+
+        def tell(share: float) -> None:
+            if not load.stands_by:
+                self._channel.send(Progress(share))
+
+        return _Ready(LlamaModel(load, tell), hashes)
+
+    def _stand_by(self, ready: _Ready) -> None:
+        """Return when the other engine is gone.
+
+        Raises:
+            ChannelClosed: so is the parent.
+        """
+        ready.model.constraint_tokenizer()
+        self._channel.send(StandsBy())
+        receive_first(self._channel, TakeOver)
+
+    def _make_engine(self, load: Load, ready: _Ready, inbox: Inbox[ToEngine | _Job | DiskNews]) -> Engine:
         from takeoff.engine.llama.kernels import make_kernels
         from takeoff.engine.llama.library import engine_build
 
-        hashes = hash_files(load) if load.disk_cache_bytes and load.disk_cache_folder else None
-        load, kernels = make_kernels(load, lambda share: self._channel.send(Progress(share)))
-        if load.deterministic:
+        load, kernels = make_kernels(load, ready.model)
+        if load.deterministic and not load.is_checked:
             check_invariance(kernels, [lora.name for lora in load.loras])
         engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)), beacon=self._beacon)
-        if hashes is not None:
-            engine.prefixes.open_disk(load, engine_build(), hashes, inbox.put)
+        if ready.hashes is not None:
+            engine.prefixes.open_disk(load, engine_build(), ready.hashes, inbox.put)
         return engine
 
     def _make_reader(self, load: Load, kernels: Kernels) -> ImageReader | None:
@@ -152,7 +193,7 @@ class EngineProcess:
                 case Cancel(request_id=request_id):
                     self._in_work.discard(request_id)  # the service has ended it already
                     engine.cancel(request_id)
-                case Load():
+                case Load() | TakeOver():
                     raise ChannelClosed("an engine is loaded once")
 
     def _go_on(self, engine: Engine, job: _Job) -> None:

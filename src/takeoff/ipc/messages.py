@@ -1,7 +1,7 @@
 """What the processes say to each other: one type per message, msgpack on the wire.
 
-    service  --> engine      Load, Submit, Cancel
-    engine   --> service     Progress, Loaded, LoadFailed, ImagesRead, Step, Heartbeat
+    service  --> engine      Load, TakeOver, Submit, Cancel
+    engine   --> service     Progress, StandsBy, Loaded, LoadFailed, ImagesRead, Step, Heartbeat
     service  --> encoder     LoadEncoder, Encode, Cancel
     encoder  --> service     EncoderLoaded, LoadFailed, Encoded, EncodeFailed, Heartbeat
     service  --> preparer    LoadVocabulary, then questions
@@ -71,6 +71,9 @@ class Load(Message, frozen=True):
     kv_type: str = "f16"  # of settings.fields.KvType
     speculation: bool = False  # compute drafts of what comes next where that pays
     n_outputs: int = 0  # tokens whose logits one call may want, at least one of each slot
+    has_standby: bool = False  # whether another engine stands by, to take over
+    stands_by: bool = False  # whether this one does: it makes ready, and waits for TakeOver
+    is_checked: bool = False  # whether an engine of these weights has kept to `deterministic` before
 
     @property
     def classes(self) -> tuple[SlotClass, ...]:
@@ -116,6 +119,10 @@ class Cancel(Message, frozen=True):
     request_id: int
 
 
+class TakeOver(Message, frozen=True):
+    """To an engine that stands by: the other one is gone."""
+
+
 # --- engine -> service -------------------------------------------------------------------------
 
 
@@ -133,6 +140,10 @@ class Loaded(Message, frozen=True):
     can_trim: bool  # False: sliding window or recurrent state, reuse only at exact snapshot points
     load_s: float
     sandbox: InForce = NOTHING  # of the process
+
+
+class StandsBy(Message, frozen=True):
+    """The weights are mapped and the vocabulary is read; memory for sequences there is none yet."""
 
 
 class LoadFailed(Message, frozen=True):
@@ -361,8 +372,8 @@ class PrepareFailed(Message, frozen=True):
     param: str | None = None
 
 
-ToEngine = Load | Submit | Cancel
-FromEngine = Progress | Loaded | LoadFailed | ImagesRead | Step | Heartbeat
+ToEngine = Load | TakeOver | Submit | Cancel
+FromEngine = Progress | StandsBy | Loaded | LoadFailed | ImagesRead | Step | Heartbeat
 ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat

@@ -18,6 +18,7 @@ from takeoff.settings import ReaderSettings
 KV_BITS = {name.lower(): 8 * size / block for name, block, size in TENSOR_TYPES.values()}  # an element
 WHOLE_KV_TYPES = ("f16", "bf16")  # the others come in blocks, and need flash attention
 PROCESS_BYTES = 220 << 20  # three Python processes with their libraries, measured
+STANDBY_BYTES = 110 << 20  # an engine process without contexts: what it shares with no other, measured
 DRAFT_OUTPUTS = 16  # tokens whose logits a call of speculation may want, with fewer slots as well
 IMAGE_BYTES = 256 << 20  # beside a projector: the pixels of open images, the vectors of the last ones
 DEFAULT_SHARE = 0.5  # of the memory there is, that a plan takes when nobody said how much
@@ -51,12 +52,20 @@ class Plan:
     available_bytes: int
     lora_bytes: int = 0
     projector_bytes: int = 0
+    standby_bytes: int = 0  # of an engine process that waits to take over; 0: there is none
 
     @property
     def total_bytes(self) -> int:
         weights_bytes = self.weights_bytes + self.lora_bytes + self.projector_bytes
         snapshots_bytes = self.cache_bytes + self.parking_bytes
-        return weights_bytes + self.kv_bytes + self.compute_bytes + snapshots_bytes + self.process_bytes
+        return (
+            weights_bytes
+            + self.kv_bytes
+            + self.compute_bytes
+            + snapshots_bytes
+            + self.process_bytes
+            + self.standby_bytes
+        )
 
     @property
     def n_slots(self) -> int:
@@ -77,6 +86,7 @@ class Plan:
         loras = [f"adapters       {megabytes(self.lora_bytes)}"] if self.lora_bytes else []
         parking = [f"between slots  {megabytes(self.parking_bytes)}   at most"] if self.parking_bytes else []
         projector = [f"images         {megabytes(self.projector_bytes)}"] if self.projector_bytes else []
+        standby = [f"standby        {megabytes(self.standby_bytes)}"] if self.standby_bytes else []
         return [
             f"weights        {megabytes(self.weights_bytes)}",
             *loras,
@@ -86,6 +96,7 @@ class Plan:
             f"prefix cache   {megabytes(self.cache_bytes)}   at most",
             *parking,
             f"processes      {megabytes(self.process_bytes)}",
+            *standby,
             together(self.total_bytes, self.available_bytes),
         ]
 
@@ -137,11 +148,29 @@ def make_plan(
             f"--long-slots {settings.long_slots}: the state of this model can't move between slots",
             hint="--long-slots 0",
         )
+    lora_bytes = sum(lora.num_bytes for lora in loras)
+    standby_bytes = STANDBY_BYTES + model.repacked_bytes + lora_bytes
     beside = partial(
         replace,
-        lora_bytes=sum(lora.num_bytes for lora in loras),
+        lora_bytes=lora_bytes,
         projector_bytes=_projector_bytes(projector),
+        standby_bytes=standby_bytes if settings.standby == "on" else 0,
     )
+    chosen = _chosen(model, settings, machine, available, beside)
+    has_room = not chosen.n_gpu_layers and chosen.total_bytes + standby_bytes <= available
+    if settings.standby == "auto" and has_room:
+        chosen = replace(chosen, standby_bytes=standby_bytes)
+    return chosen
+
+
+def _chosen(
+    model: GgufFile,
+    settings: ReaderSettings,
+    machine: Machine,
+    available: int,
+    beside: Callable[[Plan], Plan],
+) -> Plan:
+    """The plan with the most slots and context that are of use and fit; `beside` adds what each has."""
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
     roomy_limit = available if settings.memory_gb is not None else int(available * ROOMY_SHARE)
     wish = _wish(model, settings)
@@ -214,6 +243,13 @@ def _plan(
     # that are computed together differ in their last bits from those that are computed one by one.
     speculation = settings.speculation != "off" and not settings.deterministic and not model.sliding_window
     outputs = max(count, DRAFT_OUTPUTS) if speculation else count
+    layers = gpu_layers(model, settings, machine)
+    if layers and settings.standby == "on":
+        raise SettingsError(
+            "--standby on: on a GPU the weights would be in memory twice",
+            hint="--standby off",
+            param="standby",
+        )
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
     cache_bytes = settings.prefix_cache_mb << 20
@@ -228,7 +264,7 @@ def _plan(
         n_ubatch=ubatch,
         n_threads=threads,
         n_threads_prefill=settings.threads_prefill or threads,
-        n_gpu_layers=gpu_layers(model, settings, machine),
+        n_gpu_layers=layers,
         flash_attention=flash_attention,
         speculation=speculation,
         n_outputs=outputs,

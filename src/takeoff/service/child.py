@@ -81,6 +81,10 @@ class Child(Generic[Incoming, Outgoing]):
         return self._process.pid
 
     @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
     def signal(self) -> int | None:
         """That ended it; None: it runs, or ended by itself."""
         code = self._process.returncode

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,15 +28,17 @@ from takeoff.ipc.messages import (
     LoadFailed,
     Progress,
     Step,
+    TakeOver,
     ToEncoder,
     ToEngine,
 )
 from takeoff.sandbox.policy import Mode
 from takeoff.service.backoff import Backoff
 from takeoff.service.child import Child
-from takeoff.service.kept_prefixes import KeptPrefixes
+from takeoff.service.kept_prefixes import KeptPrefixes, Origin, origin_of
 from takeoff.service.policies import policy_of
 from takeoff.service.pulse import LOOK_S, Pulse, Verdict
+from takeoff.service.standby import Standby
 
 HOPELESS_CRASHES = 3  # while loading, one after the other: it is the weights
 
@@ -59,6 +62,13 @@ class Death:
     is_crash: bool = False  # it may have died of what it computed; False: it was ended from outside
     in_call: frozenset[int] = frozenset()  # ids of the requests in the call that was running
     is_refusal: bool = False  # it said itself that it can't load the model
+
+
+class Purpose(NamedTuple):
+    """What engines have in common that can take each other's place."""
+
+    origin: Origin
+    prefixes: int  # number of the file of their prefix cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,9 @@ class EngineWatch:
         self._beacon_file = make_beacon_file()
         self._beacon = Beacon(self._beacon_file.fileno())
         self._prefixes = KeptPrefixes()
+        self._standby = Standby(name, self._start)
+        self._purpose: Purpose | None = None  # of the present engine, if it generates
+        self._proven: Purpose | None = None  # of the last engine that loaded
         self._is_loaded = False  # the present process
         self._was_useful = False  # it has told news of its work
         self._child: Child[FromAny, ToAny] | None = None
@@ -107,6 +120,10 @@ class EngineWatch:
     @property
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
+
+    @property
+    def standby_pid(self) -> int | None:
+        return self._standby.pid
 
     def start(self) -> None:
         """Start and watch engines in the background, until `stop`."""
@@ -128,6 +145,7 @@ class EngineWatch:
         if self._child is not None:
             child, self._child = self._child, None
             await child.stop()
+        await self._standby.stop()
         self._beacon_file.close()
         self._prefixes.close()
 
@@ -159,19 +177,15 @@ class EngineWatch:
         self._was_useful = False
         self._beacon.clear()
         self.progress = 0.0
-        incoming = FromEncoder if isinstance(self._load, LoadEncoder) else FromEngine
         try:
-            load, keep = self._with_files()
-            child: Child[FromAny, ToAny] = await Child.start(
-                self._command, incoming, self._environ, policy_of(load, self._sandbox), keep_fds=keep
-            )
+            child, order = await self._next_process()
         except OSError as exc:
             return Death(f"the engine could not be started: {exc}")
         self._child = child
         pulse = Pulse(self._beacon, Path(f"/proc/{child.pid}"))
         watch = asyncio.create_task(self._watch(child, pulse), name=f"watch {self._name}")
         try:
-            child.channel.send(load)
+            child.channel.send(order)
             while True:
                 message = await child.channel.receive()
                 pulse.heard()
@@ -188,17 +202,44 @@ class EngineWatch:
         finally:
             watch.cancel()
 
-    def _with_files(self) -> tuple[Load | LoadEncoder, list[int]]:
-        """The load with the numbers of the files that the next process inherits, and these numbers.
+    async def _next_process(self) -> tuple[Child[Any, Any], ToAny]:
+        """One that stands by, or a new one; and what to tell it.
 
-        Raises OSError: no memory is to be had for one of them.
+        Raises OSError: no process or no memory is to be had.
         """
         load = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
-        keep = [load.turns_fd, load.beacon_fd]
-        if isinstance(load, Load) and isinstance(self._load, Load):
-            load = msgspec.structs.replace(load, arena_fd=self._prefixes.fd_for(self._load))
-            keep.append(load.arena_fd)
-        return load, [fd for fd in keep if fd is not None]
+        if isinstance(load, Load):
+            load = self._generating(load)
+            child = await self._standby.take(self._purpose)
+            if child is not None:
+                return child, TakeOver()
+        return await self._start(load), load
+
+    def _generating(self, load: Load) -> Load:
+        """With what the last engine has left behind for one that computes the same."""
+        origin = origin_of(load)
+        arena_fd = self._prefixes.fd_for(origin)
+        self._purpose = Purpose(origin, self._prefixes.number)
+        is_checked = self._proven is not None and self._proven.origin == origin
+        return msgspec.structs.replace(load, arena_fd=arena_fd, is_checked=is_checked)
+
+    async def _start(self, load: Load | LoadEncoder) -> Child[Any, Any]:
+        keep = [load.turns_fd, load.beacon_fd, load.arena_fd if isinstance(load, Load) else None]
+        incoming = FromEngine if isinstance(load, Load) else FromEncoder
+        return await Child.start(
+            self._command,
+            incoming,
+            self._environ,
+            policy_of(load, self._sandbox),
+            keep_fds=[fd for fd in keep if fd is not None],
+        )
+
+    def _engine_loaded(self, load: Load) -> None:
+        """From now on another may stand by, and what this one has proved need not be proved again."""
+        self._proven = self._purpose
+        if load.has_standby:
+            load = msgspec.structs.replace(load, beacon_fd=self._beacon_file.fileno())
+            self._standby.prepare(self._generating(load), self._purpose)
 
     def _take(self, message: FromAny) -> None:
         match message:
@@ -209,6 +250,8 @@ class EngineWatch:
             case Loaded() | EncoderLoaded():
                 self.loaded = message
                 self._is_loaded = True
+                if isinstance(self._load, Load):
+                    self._engine_loaded(self._load)
                 logger.info("%s: engine %d loaded in %.1f s", self._name, message.pid, message.load_s)
                 self._calls.on_loaded()
             case _:

@@ -13,7 +13,12 @@ from takeoff.service.launch import FileState, file_state
 
 MAX_USELESS_ENGINES = 3  # in a row, that were ended from outside: short of memory, perhaps, which this takes
 
-_Origin = tuple[Load, tuple[FileState | None, ...]]
+Origin = tuple[Load, tuple[FileState | None, ...]]
+
+
+def origin_of(load: Load) -> Origin:
+    """What an engine computes with: what it is told, and the files that it reads, as they are now."""
+    return load, tuple(map(file_state, _files(load)))
 
 
 class KeptPrefixes:
@@ -21,16 +26,16 @@ class KeptPrefixes:
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
-        self._origin: _Origin | None = None
+        self._origin: Origin | None = None
+        self.number = 0  # of the file: another one for each
         self._num_useless = 0  # engines in a row that died before they were of any use
 
-    def fd_for(self, load: Load) -> int | None:
+    def fd_for(self, origin: Origin) -> int | None:
         """The file for the next engine: what the last ones computed, if this one would compute the same."""
-        origin = (load, tuple(file_state(path) for path in _files(load)))
         if origin != self._origin:
             self.close()
-        if self._file is None:
-            self._file, self._origin = make_arena_file(load.cache_bytes), origin
+            self._file, self._origin = make_arena_file(origin[0].cache_bytes), origin
+            self.number += 1
         return None if self._file is None else self._file.fileno()
 
     def note_death(self, *, was_useful: bool, is_crash: bool) -> None:

@@ -22,7 +22,7 @@ from takeoff.settings import ReaderSettings, Settings
 
 OPEN_PER_PLACE = 2  # as many requests wait as are computed: then no place is ever empty
 
-# Limits against strangers, and a log that people read: not for a service without doors.
+# Limits against strangers, a log that people read, a second engine that waits: for a service with doors.
 _OWN_USE = {
     "max_requests": 65_536,
     "max_queued_tokens": 1_000_000_000,
@@ -30,6 +30,7 @@ _OWN_USE = {
     "max_prompt_string_bytes": 1_073_741_824,
     "max_body_bytes": 1_073_741_824,
     "log_level": "warning",
+    "standby": "off",
 }
 
 

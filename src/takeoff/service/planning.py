@@ -92,6 +92,7 @@ def _plan_generator(
         parking_bytes=plan.parking_bytes,
         speculation=plan.speculation,
         n_outputs=plan.n_outputs,
+        has_standby=plan.standby_bytes > 0,
     )
     return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
 

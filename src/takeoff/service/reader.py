@@ -128,6 +128,11 @@ class Reader:
         return None if self._engine is None else self._engine.pid
 
     @property
+    def standby_pid(self) -> int | None:
+        """Of the engine that waits to take over, once it is ready."""
+        return None if self._engine is None else self._engine.standby_pid
+
+    @property
     def pids(self) -> list[int]:
         pids = [self.engine_pid, None if self.preparers is None else self.preparers.short.pid]
         return [pid for pid in pids if pid is not None]

@@ -113,6 +113,11 @@ class ReaderSettings(BaseModel):
     deterministic: bool = Field(
         False, description="Same request, same bytes, whatever runs beside it; decodes slower"
     )
+    standby: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Have a second engine process wait, without memory for sequences, to take over when the "
+        "engine dies; 'auto': where the memory plan has room, and not on a GPU",
+    )
     speculation: Literal["auto", "off"] = Field(
         "auto",
         description="Compute ahead what repeats the prompt or must come, where that is measured to be faster",

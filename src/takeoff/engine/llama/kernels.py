@@ -7,7 +7,7 @@ many. Slots are numbered through, those of the first class first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -23,18 +23,18 @@ from takeoff.errors import EngineFailed, ModelError
 from takeoff.ipc.messages import Load, SlotClass
 
 
-def make_kernels(load: Load, on_progress: Callable[[float], None]) -> tuple[Load, LlamaKernels]:
+def make_kernels(load: Load, model: LlamaModel) -> tuple[Load, LlamaKernels]:
     """The kernels of an engine, and `load` as they really are: deterministic ones may have to go without
-    fused attention.
+    fused attention. They close the model.
 
     Raises:
         ModelError: as `LlamaKernels` does.
     """
-    kernels = LlamaKernels(load, on_progress)
+    kernels = LlamaKernels(load, model)
     if load.deterministic and load.flash_attention and not kernels.attends_exactly():
-        kernels.close()
+        kernels.close_contexts()
         load = msgspec.structs.replace(load, flash_attention=False)
-        kernels = LlamaKernels(load, lambda _share: None)
+        kernels = LlamaKernels(load, model)
     return load, kernels
 
 
@@ -44,16 +44,16 @@ class LlamaKernels:
     Not thread-safe: one thread calls it. `close` is idempotent.
     """
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
-        """Map the weights and reserve every buffer; `on_progress` is told the share that is done.
+    def __init__(self, load: Load, model: LlamaModel) -> None:
+        """Reserve every buffer; `model` is ours from now on.
 
         Raises:
-            ModelError: llama.cpp refused a file, memory for a context was not to be had, or the model's
-                state can't move between slots of two sizes.
+            ModelError: memory for a context was not to be had, or the model's state can't move between
+                slots of two sizes.
         """
         self._contexts: list[LlamaContext] = []
         self._context_of: list[LlamaContext] = []  # by slot
-        self._model = LlamaModel(load, on_progress)
+        self._model = model
         if load.deterministic:
             keep_rows_alike()
         try:
@@ -135,7 +135,11 @@ class LlamaKernels:
     def open_projector(self, path: str, *, n_threads: int) -> MtmdProjector:
         return self._model.open_projector(path, n_threads=n_threads)
 
-    def close(self) -> None:
+    def close_contexts(self) -> None:
+        """All but the model."""
         for context in self._contexts:
             context.close()
+
+    def close(self) -> None:
+        self.close_contexts()
         self._model.close()

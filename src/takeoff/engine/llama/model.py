@@ -22,7 +22,7 @@ from takeoff.models.guidance import guidance_tokenizer
 class LlamaModel:
     """Weights in memory. `close` is idempotent, and comes after that of its contexts."""
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None]) -> None:
+    def __init__(self, load: Load, on_progress: Callable[[float], None] = lambda _share: None) -> None:
         """Map the weights; `on_progress` is told the share that is done.
 
         Raises:
@@ -43,6 +43,7 @@ class LlamaModel:
         )
         self.eog_token_ids = [t for t in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, t)]
         self._pieces: dict[int, bytes] = {}
+        self._constraint_tokenizer: LLTokenizer | None = None
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that one token stands for; control tokens stand for none."""
@@ -56,11 +57,12 @@ class LlamaModel:
         return tokenize(self._vocab, text.encode(), add_special=True)
 
     def constraint_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as llguidance wants it. Takes up to a second, in which other threads may wait."""
-        pieces = [token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
-        return guidance_tokenizer(
-            pieces, self.eog_token_ids, partial(tokenize, self._vocab, add_special=False)
-        )
+        """The vocabulary as llguidance wants it; the first time it takes up to a second with the GIL."""
+        if self._constraint_tokenizer is None:
+            pieces = [token_to_piece(self._vocab, token_id) for token_id in range(self.n_vocab)]
+            plain = partial(tokenize, self._vocab, add_special=False)
+            self._constraint_tokenizer = guidance_tokenizer(pieces, self.eog_token_ids, plain)
+        return self._constraint_tokenizer
 
     def open_projector(self, path: str, *, n_threads: int) -> MtmdProjector:
         """The projector that makes vectors of images for this model; closed with it.

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.rows import Rows
 from takeoff.ipc.lifeline import die_with_parent
 from takeoff.ipc.messages import Load
@@ -24,7 +25,7 @@ class Pace:
     """A model whose slots hold `depth` tokens each."""
 
     def __init__(self, load: Load, depth: int) -> None:
-        self._kernels = LlamaKernels(load, lambda _share: None)
+        self._kernels = LlamaKernels(load, LlamaModel(load))
         self._depth = depth
         self._kernels.set_threads(load.n_threads)
         self._kernels.forward([Rows(0, 0, self._tokens(depth), True)])

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from takeoff.engine.llama.kernels import LlamaKernels
+from takeoff.engine.llama.model import LlamaModel
 from takeoff.engine.llama.pace import load_of
 from takeoff.engine.llama.rows import Rows
 from takeoff.ipc.lifeline import die_with_parent, end_with_stdin
@@ -22,7 +23,8 @@ from takeoff.models.optimize.quality import RESULT, Quality
 
 
 def compare(source: Setup, setup: Setup, text: str, num_tokens: int) -> Quality:
-    ours, theirs = (LlamaKernels(load_of(each), lambda _share: None) for each in (source, setup))
+    loads = (load_of(source), load_of(setup))
+    ours, theirs = (LlamaKernels(load, LlamaModel(load)) for load in loads)
     for kernels, each in ((ours, source), (theirs, setup)):
         kernels.set_threads(each.threads)
     token_ids = np.array(ours.tokenize(text)[: num_tokens + 1])
