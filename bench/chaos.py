@@ -120,17 +120,17 @@ async def all_streams(client: httpx.AsyncClient, tokens: int) -> list[Told]:
     return await asyncio.gather(*(stream(client, body) for body in requests(tokens)))
 
 
-async def disturb(engines: Engines, chance: random.Random, url: str, most: int) -> int:
+async def disturb(engines: Engines, chance: random.Random, url: str, most: int, rest_s: float) -> int:
     """Kill up to `most` engines under the streams that run now; returns how many."""
     while not await has_work(url):  # noqa: ASYNC110  (there is no event)
         await asyncio.sleep(0.01)
     for count in range(most):
-        phase = chance.choice([phase for phase in PHASES if phase != "idle"])
+        phase = "decode" if rest_s else chance.choice([phase for phase in PHASES if phase != "idle"])
         if phase == "prefill":
             await asyncio.sleep(chance.uniform(0.0, 0.3))
         elif phase == "decode":
             await until_ready(url)
-            await asyncio.sleep(chance.uniform(0.3, 1.5))
+            await asyncio.sleep(rest_s + chance.uniform(0.3, 1.5))
         if not await has_work(url):
             return count
         await engines.kill(chance.choice(FROM_OUTSIDE if phase == "load" else SIGNALS), phase)
@@ -149,7 +149,9 @@ async def until_ready(url: str) -> None:
         await client.get(f"{url}/healthz", params={"wait": LIMIT_S})
 
 
-async def run(server: Server, num_kills: int, tokens: int, seed: int, minutes: float) -> Verdict:
+async def run(
+    server: Server, num_kills: int, tokens: int, seed: int, minutes: float, rest_s: float
+) -> Verdict:
     chance, ends_at = random.Random(seed), time.monotonic() + 60 * minutes
     engines = Engines(psutil.Process(server.process.pid))
     timeout = httpx.Timeout(LIMIT_S)
@@ -164,7 +166,7 @@ async def run(server: Server, num_kills: int, tokens: int, seed: int, minutes: f
                 await engines.kill(chance.choice(SIGNALS), "idle")
             first = len(engines.killed)
             running = asyncio.create_task(all_streams(client, tokens))
-            await disturb(engines, chance, server.url, min(8, num_kills - first))
+            await disturb(engines, chance, server.url, min(8, num_kills - first), rest_s)
             for before, after in zip(plain, await running, strict=True):
                 judged(verdict, before, after, engines.killed[first:])
             print(f"{len(engines.killed)} kills of {num_kills}", file=sys.stderr)
@@ -192,13 +194,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=120, help="of each stream")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
+    parser.add_argument(
+        "--rest", type=float, default=0.0, help="seconds that an engine has at least; then all die in decode"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the signals")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options, flags = parser.parse_known_args()
     with serving(
         ["--max-slots", str(NUM_STREAMS), "--context", "2048", "--request-log", "off", *flags]
     ) as server:
-        verdict = asyncio.run(run(server, options.kills, options.tokens, options.seed, options.minutes))
+        plan = (options.kills, options.tokens, options.seed, options.minutes, options.rest)
+        verdict = asyncio.run(run(server, *plan))
     if options.json is not None:
         options.json.write_text(json.dumps(verdict.figures(), indent=1) + "\n")
     print(verdict.report())
