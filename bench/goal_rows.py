@@ -160,6 +160,14 @@ ROWS: Mapping[str, Row] = {
         "deterministic", "deterministic", "32 streams: tokens/s, with --deterministic and without",
         "thirty-two", "takeoff", 0.8,
     ),
+    "promises-one": _throughput(
+        "no promises", "takeoff", "1 stream: tokens/s, with keys, limits, sandbox, journal, log; without",
+        "one", "no promises", 0.97,
+    ),
+    "promises": _throughput(
+        "no promises", "takeoff", "32 streams: tokens/s, with keys, limits, sandbox, journal, log; without",
+        "thirty-two", "no promises", 0.97,
+    ),
     "growth": Row(
         "64 clients and 32 at 32 slots: tokens/s",
         "takeoff",

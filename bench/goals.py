@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,27 @@ Launch = Callable[[int], Start]
 Result = dict[str, Any]
 
 # Takeoff beside itself with other flags.
-BESIDE_ITSELF = {"deterministic": ("--deterministic",), "no speculation": ("--speculation", "off")}
+BESIDE_ITSELF = {
+    "deterministic": ("--deterministic",),
+    "no speculation": ("--speculation", "off"),
+    "no promises": ("--no-replay", *(f"--{what}=off" for what in ("sandbox", "request-log", "standby"))),
+}
+
+
+def with_promises(setup: Setup, flags: tuple[str, ...], folder: Path) -> tuple[Launch, str]:
+    """Our server with a key that has limits, and with a log of requests; and the key."""
+    file = folder / "keys.json"
+    limits = ("--requests-per-minute=1000000", "--tokens-per-minute=1000000000", "--max-open=1000")
+    program = (sys.executable, "-c", "from takeoff.cli.main import main; main()", "keys", "create", "bench")
+    made = subprocess.run(
+        [*program, *limits, "--scope=inference", "--scope=metrics", f"--keys-file={file}"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    key = made.stdout.split()[-1]
+    told = (f"--keys-file={file}", f"--request-log={folder / 'requests.jsonl'}")
+    return partial(takeoff, setup, flags=(*flags, *told), key=key), key
 
 
 def launches(servers: str, setup: Setup, options: argparse.Namespace) -> dict[str, Launch]:
@@ -65,17 +86,21 @@ def run(servers: str, rows: Sequence[Row], setup: Setup, options: argparse.Names
     if servers == "restart":
         yield restart(setup, flags, logs, options.rounds)
         return
+    starts, key = launches(servers, setup, options), []
+    if servers == "no promises":
+        starts["takeoff"], shown_key = with_promises(setup, flags, logs)
+        key = ["--api-key", shown_key]
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(running(name, start, logs / f"{number}.log"))
-            for number, (name, start) in enumerate(launches(servers, setup, options).items())
+            for number, (name, start) in enumerate(starts.items())
         ]
         check_idle(started)
         for names, more in dict.fromkeys((row.scenarios, row.flags) for row in rows):
             result = logs / "result.json"
             what = [word for name in names for word in ("--scenario", name)]
             terms = ["--rounds", str(options.rounds), "--seed", str(options.seed), "--json", str(result)]
-            measure(started, [*what, *more, *terms])
+            measure(started, [*what, *more, *terms, *key])
             yield dict(json.loads(result.read_text()))
 
 

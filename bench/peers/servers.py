@@ -39,6 +39,7 @@ class Start:
     command: Sequence[str]
     ready: str
     environ: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""  # that opens it
 
     def __str__(self) -> str:
         """As one would type it."""
@@ -47,12 +48,12 @@ class Start:
         )
 
 
-def takeoff(setup: Setup, port: int, flags: tuple[str, ...] = ()) -> Start:
+def takeoff(setup: Setup, port: int, flags: tuple[str, ...] = (), key: str = "") -> Start:
     doors = ("--takeoff-port", "off", "--management-port", "off", "--openai-port", "off")
     slots = ("--max-slots", str(setup.slots), "--context", str(setup.context))
     program = (sys.executable, "-c", "from takeoff.cli.main import main; main()", "serve")
     model = ("--model", str(setup.model), "--port", str(port), *doors, "--log-level", "warning")
-    return Start([*program, *model, *slots, *flags], "/healthz")
+    return Start([*program, *model, *slots, *flags], "/healthz", key=key)
 
 
 def llama_server(setup: Setup, port: int) -> Start:
@@ -147,7 +148,7 @@ def running(name: str, start: Callable[[int], Start], log: Path) -> Iterator[Run
             list(how.command), stdout=said, stderr=said, env=os.environ | dict(how.environ)
         )
         try:
-            _await(f"http://127.0.0.1:{port}{how.ready}", process, log)
+            _await(f"http://127.0.0.1:{port}{how.ready}", how.key, process, log)
             yield Running(name, f"http://127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
@@ -158,11 +159,12 @@ def running(name: str, start: Callable[[int], Start], log: Path) -> Iterator[Run
                 process.wait()
 
 
-def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await(url: str, key: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {key}"} if key else {})
     until = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < until:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(request, timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
