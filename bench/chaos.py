@@ -35,7 +35,8 @@ from server import ONE_DOOR, Server
 from takeoff.bench.told import Kill, Told, Verdict, judged
 
 NUM_STREAMS = 16
-SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
+MEMORY = "memory limit"  # the engine gets no more than it has
+WAYS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP, MEMORY)
 FROM_OUTSIDE = (
     signal.SIGKILL,
     signal.SIGSTOP,
@@ -80,14 +81,17 @@ class Engines:
                     return child
         return None
 
-    async def kill(self, number: signal.Signals, phase: str) -> psutil.Process | None:
-        """Send a signal to the one that is there; returns it."""
+    async def kill(self, way: signal.Signals | str, phase: str) -> None:
+        """Do it to the one that is there."""
         async with asyncio.timeout(LIMIT_S):
             while (engine := self.present()) is None:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.005)
-        engine.send_signal(number)
-        self.killed.append(Kill(time.monotonic(), f"{number.name} at {phase}"))
-        return engine
+        if isinstance(way, signal.Signals):
+            engine.send_signal(way)
+        else:
+            engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms,) * 2)
+        name = way.name if isinstance(way, signal.Signals) else way
+        self.killed.append(Kill(time.monotonic(), f"{name} at {phase}"))
 
 
 async def stream(client: httpx.AsyncClient, body: dict[str, Any]) -> Told:
@@ -133,7 +137,7 @@ async def disturb(engines: Engines, chance: random.Random, url: str, most: int, 
             await asyncio.sleep(rest_s + chance.uniform(0.3, 1.5))
         if not await has_work(url):
             return count
-        await engines.kill(chance.choice(FROM_OUTSIDE if phase == "load" else SIGNALS), phase)
+        await engines.kill(chance.choice(FROM_OUTSIDE if phase == "load" else WAYS), phase)
     return most
 
 
@@ -163,7 +167,7 @@ async def run(
         while len(engines.killed) < num_kills and time.monotonic() < ends_at and not verdict.errors[8:]:
             if chance.random() < 1 / len(PHASES):
                 await until_ready(server.url)
-                await engines.kill(chance.choice(SIGNALS), "idle")
+                await engines.kill(chance.choice(WAYS), "idle")
             first = len(engines.killed)
             running = asyncio.create_task(all_streams(client, tokens))
             await disturb(engines, chance, server.url, min(8, num_kills - first), rest_s)

@@ -16,7 +16,7 @@ TakeoffError                500  base class; also: a bug on our side
 ├── HeadersTooLarge         431  the header block is larger than the limit
 ├── Cancelled               499  its client ended it, before it had said anything
 ├── NotReady                503  no reader is live (loading, draining, restarting)
-├── EngineFailed            503  the engine process died or a step failed
+├── EngineFailed            503  engines die of the request, or it may not be replayed
 ├── PreparerFailed          503  the preparer was late or died; a fresh one is starting
 ├── DeadlineExceeded        504  the time that its client gave it was over, before it had said anything
 └── StartError              exit code 1: the command line prints one line and a hint

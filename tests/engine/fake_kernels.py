@@ -78,7 +78,6 @@ class FakeKernels:
         self.memory: list[list[int]] = [[] for _ in self.room]
         self.calls: list[list[Rows]] = []
         self.loras: list[str | None] = []  # the adapter of each call
-        self.fail_next = False
 
     @property
     def prefilled_tokens(self) -> int:
@@ -87,9 +86,6 @@ class FakeKernels:
     def forward(self, work: Sequence[Rows], lora: str | None = None) -> NDArray[np.float32]:
         assert [rows.slot for rows in work] == sorted({rows.slot for rows in work}), "slots must rise"
         assert len({self.room[rows.slot] for rows in work}) == 1, "a call is of one class"
-        if self.fail_next:
-            self.fail_next = False
-            raise RuntimeError("the kernels failed")
         self.calls.append(list(work))
         self.loras.append(lora)
         logits = []

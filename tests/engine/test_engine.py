@@ -374,21 +374,6 @@ def test_the_end_of_the_context_ends_a_completion_as_length() -> None:
     assert run.reason(1) is FinishReason.LENGTH
 
 
-def test_a_failed_call_ends_who_ran_and_spares_who_waits() -> None:
-    run = Run(1)
-    run.submit(1, prompt_of(10))
-    run.submit(2, prompt_of(10, seed=2))
-    run.engine.step()
-    run.kernels.fail_next = True
-    with pytest.raises(RuntimeError):
-        run.finish()
-    run.engine.fail_running("the kernels failed")
-    run.finish()
-    assert run.reason(1) is FinishReason.FAILED
-    assert run.events[1][-1].error == "the kernels failed"
-    assert run.completion(2) == expected_completion(prompt_of(10, seed=2), 8)
-
-
 def test_a_resubmitted_request_goes_on_where_it_was() -> None:
     prompt, full = prompt_of(50), expected_completion(prompt_of(50), 8)
     run = Run(1)

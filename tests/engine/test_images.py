@@ -15,6 +15,7 @@ import pytest
 from tests.engine.real import RealEngine
 from tests.models.vision_files import NUM_TOKENS, write_projector
 
+from takeoff.engine.llama.backends import keep_rows_alike
 from takeoff.engine.llama.library import load_model
 from takeoff.errors import InvalidRequest
 from takeoff.ipc.messages import Image, PlacedImage, Submit
@@ -111,6 +112,7 @@ def case(
     path, n_embd = {"mlp": (smollm2_path, 576), "gemma3": (gemma_q8_path, 640)}[request.param]
     projector = tmp_path_factory.mktemp("vision") / "mmproj.gguf"
     write_projector(projector, n_embd=n_embd, kind=request.param)
+    keep_rows_alike()  # a row alone is computed by another kernel than rows in company
     engine = RealEngine(path, n_slots=4, n_ctx_slot=1024, projector=projector)
     tokenizer = Tokenizer(str(path))
     yield Case(request.param, engine, tokenizer, mtmd_loop(path, projector, tokenizer))

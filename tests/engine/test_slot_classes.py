@@ -239,21 +239,6 @@ def test_a_follower_waits_for_a_leader_in_a_slot_of_another_size() -> None:
     run.assert_prefilled(160 + 700 + 4 * 10, prompts=5)
 
 
-def test_a_failed_call_spares_those_who_are_between_slots() -> None:
-    run = run_of(SlotClass(1, 256), SlotClass(1, 1024))
-    submit(run, 0, prompt_of(600), 300)
-    submit(run, 1, prompt_of(100, 1), 200)
-    run.submit(2, prompt_of(10, 2), replace(GREEDY, max_new_tokens=100))
-    step_until_one_is_put_aside(run)
-    run.kernels.fail_next = True
-    with pytest.raises(RuntimeError):
-        run.finish()
-    run.engine.fail_running("the kernels failed")
-    run.finish()
-    assert run.reason(0) is FinishReason.FAILED
-    assert run.completion(1) == expected_completion(prompt_of(100, 1), 200)
-
-
 def test_who_is_between_slots_can_be_cancelled() -> None:
     run = run_of(SlotClass(1, 256), SlotClass(1, 1024))
     submit(run, 0, prompt_of(600), 300)

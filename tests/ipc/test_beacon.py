@@ -37,12 +37,21 @@ def test_the_call_that_killed_a_process_is_known_after_its_death() -> None:
         assert (beacon.in_work, beacon.num_beats, beacon.running_call) == (frozenset(), 0, None)
 
 
-def test_between_calls_nobody_is_in_work_even_after_one_that_failed() -> None:
+def test_between_calls_nobody_is_in_work() -> None:
+    beacon = Beacon()
+    with beacon.call([1, 2], 0.1):
+        assert beacon.in_work == {1, 2}
+    assert beacon.in_work == frozenset()
+    assert beacon.running_call is None
+
+
+def test_for_whom_a_thread_worked_when_it_raised_stays_told_for_the_process_ends_of_it() -> None:
     beacon = Beacon()
     with pytest.raises(RuntimeError), beacon.call([1, 2], 0.1):
         raise RuntimeError
-    assert beacon.in_work == frozenset()
-    assert beacon.running_call is None
+    with pytest.raises(RuntimeError), beacon.at_work([7], Lane.COMPILE):
+        raise RuntimeError
+    assert beacon.in_work == {1, 2, 7}
 
 
 def test_more_requests_than_there_is_room_for_are_cut_not_written_elsewhere() -> None:

@@ -13,7 +13,7 @@ from takeoff.engine import process
 from takeoff.engine.llama import kernels as llama
 from takeoff.engine.llama.rows import Rows
 
-ABORTS, SEGFAULTS, HANGS, IS_SLOW = range(40_001, 40_005)  # words of the vocabulary that no test says
+ABORTS, SEGFAULTS, HANGS, IS_SLOW, RAISES = range(40_001, 40_006)  # words of the vocabulary that no test says
 SLOW_S = 0.9
 
 
@@ -23,11 +23,16 @@ def hang() -> None:
     lock.acquire()
 
 
+def run_out_of_memory() -> None:
+    raise MemoryError
+
+
 FAULTS: dict[int, Callable[[], object]] = {
     ABORTS: os.abort,
     SEGFAULTS: lambda: ctypes.string_at(0),
     HANGS: hang,
     IS_SLOW: lambda: time.sleep(SLOW_S),
+    RAISES: run_out_of_memory,
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.service.marked_engine import ABORTS, HANGS, IS_SLOW, SEGFAULTS
+from tests.service.marked_engine import ABORTS, HANGS, IS_SLOW, RAISES, SEGFAULTS
 from tests.service.serving import HERE, engine_pid, make_load, never_plan, text_of, until, until_stopped
 
 from takeoff.errors import EngineFailed
@@ -68,6 +68,7 @@ async def texts_of_all(service: Service, tokens: int = 40) -> list[str]:
         (ABORTS, r"signal 6 \(SIGABRT\)"),
         (SEGFAULTS, r"signal 11 \(SIGSEGV\)"),
         (HANGS, r"a call of the engine took more than 2\.0 s"),
+        (RAISES, "it ended with exit code 1"),
     ],
 )
 def test_only_the_request_that_kills_engines_fails_and_the_streams_beside_it_go_on(

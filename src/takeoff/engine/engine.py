@@ -115,16 +115,6 @@ class Engine:
             self._leave(seq)
             self._deliver([ended(seq, FinishReason.CANCELLED)])
 
-    def fail_running(self, error: str) -> None:
-        """End every sequence that has a slot: after a failed call nobody knows what the slots hold."""
-        events = []
-        for seq in list(self._scheduler.running):
-            events.append(
-                TokenEvent(request_id=seq.request_id, finish_reason=FinishReason.FAILED, error=error)
-            )
-            self._release(seq)
-        self._deliver(events)
-
     def step(self, on_decoded: Callable[[], None] = lambda: None) -> None:
         """Decode all that run, deliver, then prefill for as long as the streams can bear.
 

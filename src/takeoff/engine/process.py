@@ -86,6 +86,9 @@ class EngineProcess:
     def run(self) -> None:
         """Serve until the socket closes.
 
+        A step that fails ends the process: nobody knows what the slots hold, and another engine does the work
+        again, all but that of the request which it failed of.
+
         Raises:
             ChannelClosed: the parent is gone.
         """
@@ -114,14 +117,8 @@ class EngineProcess:
             if engine.is_idle:
                 inbox.wait()
                 continue
-            try:
-                with turns.taken():
-                    engine.step(lambda: self._apply_commands(engine, inbox))
-            except ChannelClosed:
-                raise
-            except Exception as exc:  # the root of the thread: whoever was in the step is told
-                logger.exception("a step failed")
-                engine.fail_running(f"a step of the engine failed: {exc}")
+            with turns.taken():
+                engine.step(lambda: self._apply_commands(engine, inbox))
 
     def _make_ready(self, load: Load) -> _Ready:
         """All that takes little memory: libraries, weights, which are only mapped, and the vocabulary."""
@@ -243,28 +240,32 @@ class EngineProcess:
         stand_back()
         while True:
             job = self._to_read.get()
-            request_id = job.submit.request_id
-            if request_id not in self._in_work:
-                continue
-            try:
-                submit = job.submit
-                with self._beacon.at_work([request_id], Lane.IMAGES):
-                    prompt = reader.place(submit.prompt_token_ids, submit.images, submit.tenant)
-                if len(prompt.token_ids) >= n_ctx_slot:
-                    raise PromptTooLong.beyond(len(prompt.token_ids), n_ctx_slot)
-            except InvalidRequest as exc:
-                self._channel.send(ImagesRead(request_id, 0, exc.told))
-                inbox.put(Cancel(request_id))
-            except Exception as exc:  # the root of the thread: whoever sent the image is told
-                logger.exception("reading an image failed")
-                error = f"the image could not be read: {exc}"
-                failed = TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)
-                self._channel.send(Step([failed]))
-                inbox.put(Cancel(request_id))
-            else:
-                num_tokens = len(prompt.token_ids) - len(job.submit.prompt_token_ids)
-                self._channel.send(ImagesRead(request_id, num_tokens))
-                inbox.put(replace(job, prompt=prompt))
+            if job.submit.request_id in self._in_work:
+                with self._beacon.at_work([job.submit.request_id], Lane.IMAGES):
+                    self._read_image(reader, n_ctx_slot, inbox, job)
+
+    def _read_image(
+        self, reader: ImageReader, n_ctx_slot: int, inbox: Inbox[ToEngine | _Job | DiskNews], job: _Job
+    ) -> None:
+        submit = job.submit
+        request_id = submit.request_id
+        try:
+            prompt = reader.place(submit.prompt_token_ids, submit.images, submit.tenant)
+            if len(prompt.token_ids) >= n_ctx_slot:
+                raise PromptTooLong.beyond(len(prompt.token_ids), n_ctx_slot)
+        except InvalidRequest as exc:
+            self._channel.send(ImagesRead(request_id, 0, exc.told))
+            inbox.put(Cancel(request_id))
+        except Exception as exc:  # a library that reads strangers' files: whoever sent the image is told
+            logger.exception("reading an image failed")
+            error = f"the image could not be read: {exc}"
+            failed = TokenEvent(request_id=request_id, finish_reason=FinishReason.FAILED, error=error)
+            self._channel.send(Step([failed]))
+            inbox.put(Cancel(request_id))
+        else:
+            num_tokens = len(prompt.token_ids) - len(submit.prompt_token_ids)
+            self._channel.send(ImagesRead(request_id, num_tokens))
+            inbox.put(replace(job, prompt=prompt))
 
 
 def _beat(engine: Engine) -> Heartbeat:

@@ -65,26 +65,22 @@ class Beacon:
 
     @contextmanager
     def at_work(self, request_ids: Sequence[int], lane: Lane) -> Iterator[None]:
-        """Tell for whom a thread works now."""
+        """Tell for whom a thread works now. Work that raises is its last: it stays told."""
         start, ids = _start(lane), request_ids[:MAX_REQUESTS]
         self._words[start + 1 : start + 1 + len(ids)] = ids
         self._words[start] = len(ids)
-        try:
-            yield
-        finally:
-            self._words[start] = 0
+        yield
+        self._words[start] = 0
 
     @contextmanager
     def call(self, request_ids: Sequence[int], expected_s: float) -> Iterator[None]:
-        """Tell of a call of the step, whose thread this is."""
+        """Tell of a call of the step, whose thread this is. One that raises is its last, too."""
         with self.at_work(request_ids, Lane.STEP):
             self._numbers[_EXPECTED] = expected_s
             self._words[_CALLS] += 1
             self._words[_RUNNING] = self._words[_CALLS]
-            try:
-                yield
-            finally:
-                self._words[_RUNNING] = 0
+            yield
+            self._words[_RUNNING] = 0
 
     # --- the watch's end -------------------------------------------------------------------------
 

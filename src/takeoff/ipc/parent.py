@@ -41,11 +41,18 @@ def run_child(name: str, incoming: Any, serve: Callable[[Channel[Any, Any]], Non
         format=f"%(asctime)s %(levelname)s {name}: %(message)s",
     )
     logger.debug("sandbox: %s", measure().sentence)
+    threading.excepthook = _end_with_thread
     channel: Channel[Any, Any] = Channel(socket.socket(fileno=int(sys.argv[1])), incoming)
     try:
         serve(channel)
     except ChannelClosed as exc:
         logger.info("the service is gone: %s", exc)
+
+
+def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
+    """A process without one of its threads would let requests wait forever: the next one does their work."""
+    threading.__excepthook__(failed)
+    os._exit(1)
 
 
 def receive_first(channel: Channel[Any, Any], kind: type[First]) -> First:
