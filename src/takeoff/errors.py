@@ -9,6 +9,7 @@ TakeoffError                500  base class; also: a bug on our side
 ├── NotFound                404  no such path, model, group or reader
 ├── MethodNotAllowed        405  the path exists, the method does not
 ├── RequestTimeout          408  the client took too long to send its request
+├── NoRoom                  409  the model does not fit into the memory that is left
 ├── Gone                    410  the events asked for are not kept any more
 ├── PayloadTooLarge         413  the body is larger than the limit
 ├── Overloaded              429  the queue is full; retry later
@@ -96,6 +97,10 @@ class RequestTimeout(TakeoffError):
     status, code = 408, "request_timeout"
 
 
+class NoRoom(TakeoffError):
+    status, code = 409, "no_room"
+
+
 class Gone(TakeoffError):
     status, code = 410, "gone"
 
@@ -133,7 +138,20 @@ class Cancelled(TakeoffError):
 
 
 class NotReady(TakeoffError):
+    """`retry_after_s`: when another try may do better, where that is known."""
+
     status, code = 503, "not_ready"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class EngineFailed(TakeoffError):

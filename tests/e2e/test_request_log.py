@@ -117,7 +117,9 @@ def test_every_end_of_a_request_is_told_once(logged: Logged) -> None:
 
 
 def test_changes_of_readers_and_keys_are_audited(logged: Logged, tmp_path: Path) -> None:
-    model = str(tmp_path / "missing.gguf")
+    missing = logged.manage("POST", "/reader", model_name=str(tmp_path / "missing.gguf"))
+    assert (missing.status_code, "there is no model" in missing.text) == (400, True)
+    model = "smollm2"
     reader_id = logged.manage("POST", "/reader", model_name=model).json()["reader_id"]
     assert logged.manage("DELETE", f"/reader/{reader_id}").status_code == 204
     wait_until(lambda: logged.audit.read_text().count("\n") == 4, "all is audited")

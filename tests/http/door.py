@@ -146,6 +146,7 @@ class FakeReader:
     pids: list[int] = field(default_factory=lambda: [11, 12])
     task: str = "generate"
     max_tokens: int = 512
+    num_bytes: int = 500_000_000
 
     @property
     def group(self) -> str:
@@ -222,11 +223,18 @@ class FakeService:
     def model_config(self, reader_id: str) -> dict[str, Any]:
         return {"model_type": "llama", "name": self._reader(reader_id).model_name}
 
-    def add_reader(self, settings: ReaderSettings) -> FakeReader:
+    async def add_reader(self, settings: ReaderSettings) -> FakeReader:
         if self.refusal is not None:
             raise self.refusal
         reader = FakeReader(f"{settings.model}-2", settings, "loading")
         self.fleet.append(reader)
+        return reader
+
+    async def replace_reader(self, reader_id: str, settings: ReaderSettings) -> FakeReader:
+        if self.refusal is not None:
+            raise self.refusal
+        reader = self._reader(reader_id)
+        reader.settings = settings
         return reader
 
     async def remove_reader(self, reader_id: str) -> None:

@@ -17,6 +17,7 @@ KINDS = {
     404: "not_found_error",
     405: "invalid_request_error",
     408: "timeout_error",
+    409: "invalid_request_error",
     410: "invalid_request_error",
     413: "request_too_large",
     422: "invalid_request_error",

@@ -18,7 +18,15 @@ from tests.http.door import (
 )
 
 from takeoff import errors
-from takeoff.errors import InvalidRequest, NotFound, Overloaded, RateLimited, StartError, TakeoffError
+from takeoff.errors import (
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    RateLimited,
+    StartError,
+    TakeoffError,
+)
 
 V1_PATHS = ["/generate", "/generate_stream"]
 
@@ -29,6 +37,14 @@ def make_error(kind: type[TakeoffError]) -> TakeoffError:
     if kind is RateLimited:
         return RateLimited("the key has used its 7 requests a minute", retry_after_s=2.1, of="requests")
     return kind("what happened, with 42", param="prompt", hint="what to do")
+
+
+def test_a_503_says_when_to_come_back_where_that_is_known() -> None:
+    service = FakeService()
+    service.refusal = NotReady("the server is shutting down", retry_after_s=29.2)
+    for path, body in (("/generate", {"text": "a"}), ("/v1/completions", {"model": "x", "prompt": "a"})):
+        answer = post(service, path, **body)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "30")
 
 
 def the_tree() -> list[type[TakeoffError]]:

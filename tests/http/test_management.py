@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.http.door import PORTS, Connection, FakeReader, FakeService, ask, make_door, make_scope
 
-from takeoff.errors import InvalidRequest, NotReady
+from takeoff.errors import InvalidRequest, NoRoom, NotReady
 from takeoff.settings import ReaderSettings
 
 
@@ -29,6 +29,20 @@ def mixed_service() -> FakeService:
     return service
 
 
+def test_one_that_is_loaded_on_demand_is_among_the_live_because_it_answers() -> None:
+    service = FakeService()
+    service.fleet = [reader("one", "unloaded"), reader("two", "unloading")]
+    status = ask(make_door(service, "takeoff"), "GET", "/status").json
+    assert {name: each["state"] for name, each in status["live_readers"].items()} == {
+        "one": "unloaded",
+        "two": "unloading",
+    }
+    groups = ask(make_door(service, "management"), "GET", "/reader_groups").json
+    assert [each["reader_id"] for each in groups["primary"]] == ["one", "two"]
+    (model, _) = ask(make_door(service, "openai"), "GET", "/v1/models").json["data"]
+    assert (model["id"], model["state"]) == ("gemma", "unloaded")
+
+
 ONE = {
     "reader_id": "one",
     "state": "live",
@@ -42,6 +56,8 @@ ONE = {
     "max_batch_size": 8,
     "loras": None,
     "pids": [11, 12],
+    "on_demand": False,
+    "planned_bytes": 500_000_000,
 }
 
 
@@ -146,13 +162,56 @@ def test_a_wrong_reader_is_a_422_that_names_the_key(body: bytes, words: str) -> 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(InvalidRequest("/etc is in no configured folder"), 400), (NotReady("the server is stopping"), 503)],
+    [
+        (InvalidRequest("/etc is in no configured folder"), 400),
+        (NoRoom("x needs 600 MB, and there are 500 MB"), 409),
+        (NotReady("the server is stopping"), 503),
+    ],
 )
 def test_a_reader_that_the_service_refuses_is_told(error: Any, status: int) -> None:
     service = FakeService()
     service.refusal = error
-    answer = ask(make_door(service, "management"), "POST", "/reader", {"model_name": "/etc/x.gguf"})
-    assert (answer.status, answer.detail) == (status, error.message)
+    for method, path in (("POST", "/reader"), ("PUT", "/reader/smollm2")):
+        answer = ask(make_door(service, "management"), method, path, {"model_name": "/etc/x.gguf"})
+        assert (answer.status, answer.detail) == (status, error.message)
+
+
+def test_a_reader_is_replaced_under_its_id_and_in_its_group() -> None:
+    service = FakeService()
+    service.fleet = [reader("one", group="chat")]
+    app = make_door(service, "management")
+    body = {"model_name": "other", "consumer_group": "", "max_batch_size": 3}
+    answer = ask(app, "PUT", "/reader/one", body)
+    assert answer.status == 200
+    told = answer.json
+    assert (told["reader_id"], told["state"], told["model_name"]) == ("one", "live", "other")
+    assert (told["consumer_group"], told["max_batch_size"]) == ("chat", 3)
+    assert ask(app, "PUT", "/reader/one", {"model_name": "other"}).json["consumer_group"] == "chat"
+    named = ask(app, "PUT", "/reader/one", {"model_name": "other", "consumer_group": "g2"})
+    assert named.json["consumer_group"] == "g2", "the service refuses it, not the door"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("/reader/nobody", {"model_name": "other"}, 404, "there is no reader 'nobody'"),
+        ("/reader/smollm2", {}, 422, "model_name"),
+        (
+            "/reader/smollm2",
+            {"model_name": "other", "keep_alive_s": 5.0},
+            422,
+            "keep_alive_s needs on_demand",
+        ),
+    ],
+)
+def test_a_wrong_replacement_is_refused_by_name(
+    path: str, body: dict[str, Any], status: int, words: str
+) -> None:
+    service = FakeService()
+    answer = ask(make_door(service, "management"), "PUT", path, body)
+    assert answer.status == status
+    assert words in answer.detail
+    assert service.fleet[0].settings.model == "smollm2"
 
 
 def test_a_removal_is_answered_when_the_reader_has_drained() -> None:

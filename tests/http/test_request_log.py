@@ -310,6 +310,7 @@ def test_who_changes_readers_is_told_with_what_and_no_secret(keys: Keys) -> None
     body = {"model_name": f"{model}?token=whale", "consumer_group": "chat", "access_token": "whale"}
     reader_id = ask(app, "POST", "/reader", body, [root]).json["reader_id"]
     assert ask(app, "DELETE", "/reader/nobody", headers=[root]).status == 404
+    assert ask(app, "PUT", "/reader/smollm2", {"model_name": "other"}, [root]).status == 200
     assert ask(app, "DELETE", "/reader/smollm2", headers=[root]).status == 204
     by = {"key_id": keys.tenant("root").removeprefix("key:"), "key": "root"}
     assert audit == [
@@ -318,9 +319,8 @@ def test_who_changes_readers_is_told_with_what_and_no_secret(keys: Keys) -> None
             "by": by,
             "reader": {"id": reader_id, "model": model, "group": "chat"},
         },
-        {
-            "event": "reader_removed",
-            "by": by,
-            "reader": {"id": "smollm2", "model": "smollm2", "group": "primary"},
-        },
+        *(
+            {"event": event, "by": by, "reader": {"id": "smollm2", "model": "other", "group": "primary"}}
+            for event in ("reader_replaced", "reader_removed")
+        ),
     ]

@@ -41,6 +41,25 @@ def test_the_engines_sums_go_on_growing_over_a_restart() -> None:
     assert value(metrics, "takeoff_engine_restarts_total") == 1.0
 
 
+def test_what_an_engine_counts_stays_its_own_when_two_readers_exchange_their_ids() -> None:
+    metrics, old, new = Metrics(), object(), object()
+    metrics.observe_heartbeat(old, beat(decode_calls=100))
+    metrics.observe_heartbeat(new, beat(decode_calls=3))
+    metrics.reader_unloaded(old, "chat-2")
+    metrics.observe_heartbeat(new, beat(decode_calls=5))
+    assert value(metrics, "takeoff_step_calls_total", kind="decode") == 105.0
+    assert value(metrics, "takeoff_requests_running") == 3.0
+    assert value(metrics, "takeoff_reader_unloads_total", reader="chat-2") == 1.0
+
+
+def test_the_memory_of_readers_is_of_those_that_have_some_now() -> None:
+    metrics = Metrics()
+    metrics.note_memory({"one": 60, "two": 40})
+    metrics.note_memory({"two": 40})
+    assert value(metrics, "takeoff_reader_planned_bytes", reader="one") is None
+    assert value(metrics, "takeoff_reader_planned_bytes", reader="two") == 40.0
+
+
 def test_drafts_are_counted_and_their_calls_timed() -> None:
     metrics = Metrics()
     counters = {"verify_calls": 3, "verify_seconds": 0.25, "verify_tokens": 48}

@@ -2,7 +2,8 @@
 
 `fake_engine.py [--step-ms N] [--load-error TEXT] [--die-loading] FD`. Token ids count from 1, the
 text of token n is "n ". It serves all requests at once and stops when its socket closes. Of a prompt with the
-token POISON it dies before the next token, of one with SLOW_POISON after three.
+token POISON it dies before the next token, of one with SLOW_POISON after three. A model at the path BROKEN
+can't be loaded.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from takeoff.request import FinishReason, TokenEvent
 N_VOCAB = 50_000
 POISON = 40_001
 SLOW_POISON = 40_002
+BROKEN = "broken.gguf"
 
 
 def main() -> None:
@@ -53,6 +55,9 @@ def main() -> None:
         channel.send(Progress(0.5))
         if options.load_error:
             channel.send(LoadFailed(options.load_error))
+            return
+        if load.model_path == BROKEN:
+            channel.send(LoadFailed("the weights are damaged"))
             return
         if options.die_loading:
             os.abort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,13 +11,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from takeoff.errors import ModelError
+import msgspec
+
+from takeoff.errors import ModelError, PlanError
 from takeoff.ipc.messages import Load
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Request, SamplingParams, Task
-from takeoff.service.fleet import PlanReader
 from takeoff.service.generation import Generation
 from takeoff.service.launch import Launch
+from takeoff.service.provision import PlanReader
 from takeoff.service.reader import Commands, Reader
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
@@ -46,13 +49,29 @@ def engine_command(*options: str) -> tuple[str, ...]:
     return (sys.executable, str(HERE / "fake_engine.py"), *options)
 
 
-def never_plan(settings: ReaderSettings) -> Launch:
+def never_plan(settings: ReaderSettings, available_bytes: int) -> Launch:
     raise ModelError(f"there is no model {settings.model!r} in the store")
 
 
 def make_launch(n_ctx_slot: int = 64) -> Launch:
     path = Path("scripted.gguf")
     return Launch("scripted", path, Task.GENERATE, make_load(n_ctx_slot), {"model_type": "scripted"})
+
+
+def plan_sized(settings: ReaderSettings, available_bytes: int) -> Launch:
+    """Any model is there, and is the scripted one: called NAME@MB@CONTEXT it needs so much and holds so many.
+
+    Raises PlanError: it needs more than is available.
+    """
+    name, *numbers = settings.model.split("@")
+    megabytes, context = (*numbers, *("0", "64")[len(numbers) :])
+    launch = make_launch(int(context))
+    load = msgspec.structs.replace(launch.load, model_path=f"{name}.gguf")
+    num_bytes = int(megabytes) * 1_000_000
+    if num_bytes > available_bytes:
+        there = f"{available_bytes / 1e6:,.0f} MB"
+        raise PlanError(f"{name} needs {megabytes} MB, and there are {there}", hint="choose a smaller one")
+    return dataclasses.replace(launch, model_name=name, load=load, num_bytes=num_bytes)
 
 
 def make_service(*engine_options: str, plan_reader: PlanReader = never_plan, **settings: Any) -> Service:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from tests.service.serving import (
     assert_balanced,
     is_running,
     launch,
-    make_launch,
     make_request,
     make_service,
+    plan_sized,
     running_service,
     text_of,
     until,
@@ -30,12 +28,6 @@ from takeoff.service.launch import Launch
 from takeoff.service.reader import Reader, ReaderState
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings
-
-
-def plan_scripted(settings: ReaderSettings) -> Launch:
-    """Any model is there, and is the scripted one."""
-    time.sleep(0.05)
-    return dataclasses.replace(make_launch(), model_name=settings.model)
 
 
 def launch_encoder(service: Service, group: str = "embed") -> Reader:
@@ -83,19 +75,17 @@ def test_a_request_names_a_group_a_reader_or_a_model() -> None:
     asyncio.run(run())
 
 
-def test_a_reader_is_added_at_once_and_loads_while_others_serve() -> None:
+def test_a_reader_is_added_when_it_is_planned_and_loads_while_others_serve() -> None:
     async def run() -> None:
-        async with running_service(plan_reader=plan_scripted) as service:
-            started = time.monotonic()
-            reader = service.add_reader(ReaderSettings(model="other", consumer_group="g2"))
-            assert time.monotonic() - started < 0.05
+        async with running_service(plan_reader=plan_sized) as service:
+            reader = await service.add_reader(ReaderSettings(model="other", consumer_group="g2"))
             assert (reader.reader_id, reader.state) == ("other", ReaderState.LOADING)
             with pytest.raises(NotReady, match="the model other is loading"):
                 await service.generate(make_request(group="g2"))
             assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
             await until(lambda: reader.is_live)
             assert await text_of(await service.generate(make_request(group="g2"))) == "1 2 3 4 5 "
-            again = service.add_reader(ReaderSettings(model="other", consumer_group="g2"))
+            again = await service.add_reader(ReaderSettings(model="other", consumer_group="g2"))
             assert again.reader_id == "other-2"
             assert service.models() == ["scripted", "other", "primary", "g2"]
 
@@ -106,25 +96,27 @@ def test_nothing_of_a_reader_tells_the_query_of_its_models_url(caplog: pytest.Lo
     async def run() -> None:
         async with running_service() as service:
             url = "https://models.example/a.gguf?token=whale"
-            reader = service.add_reader(ReaderSettings(model=url, consumer_group="g2"))
-            assert reader.reader_id == "https-models.example-a.gguf"
-            await until(lambda: reader.state is ReaderState.FAILED)
-            with pytest.raises(NotReady) as refused:
-                await service.generate(make_request(group="g2"))
-            place = "https://models.example/a.gguf"
-            assert reader.error == f"there is no model {place!r} in the store"
-            assert refused.value.message == f"the model {place} is failed: {reader.error}"
+            with pytest.raises(InvalidRequest) as refused:
+                await service.add_reader(ReaderSettings(model=url, consumer_group="g2"))
+            assert refused.value.message == "there is no model 'https://models.example/a.gguf' in the store"
             assert not [line for line in caplog.messages if "whale" in line]
+        async with running_service(plan_reader=plan_sized) as service:
+            reader = await service.add_reader(ReaderSettings(model=url, consumer_group="g2"))
+            assert reader.reader_id == "https-models.example-a.gguf"
 
     asyncio.run(run())
 
 
-def test_a_reader_that_can_not_be_found_or_loaded_shows_why() -> None:
+def test_a_reader_that_can_not_be_found_is_refused_and_one_that_can_not_be_loaded_shows_why() -> None:
     async def run() -> None:
         async with running_service() as service:
-            reader = service.add_reader(ReaderSettings(model="nowhere"))
+            with pytest.raises(InvalidRequest, match="there is no model 'nowhere' in the store"):
+                await service.add_reader(ReaderSettings(model="nowhere"))
+            assert [reader.reader_id for reader in service.readers()] == ["r1"]
+        async with running_service(plan_reader=plan_sized) as service:
+            reader = await service.add_reader(ReaderSettings(model="broken"))
             await until(lambda: reader.state is ReaderState.FAILED)
-            assert reader.error == "there is no model 'nowhere' in the store"
+            assert reader.error == "the weights are damaged"
             assert service.is_ready
             assert await text_of(await service.generate(make_request())) == "1 2 3 4 5 "
 
@@ -156,11 +148,11 @@ def test_a_removed_reader_finishes_what_it_has_and_takes_nothing_new() -> None:
 
 def test_a_reserved_group_waits_for_a_reader_and_others_do_not() -> None:
     async def run() -> None:
-        async with running_service(plan_reader=plan_scripted, reserved_consumers=("later",)) as service:
+        async with running_service(plan_reader=plan_sized, reserved_consumers=("later",)) as service:
             waiting = asyncio.create_task(service.generate(make_request(group="later")))
             await asyncio.sleep(0.05)
             assert not waiting.done()
-            service.add_reader(ReaderSettings(model="other", consumer_group="later"))
+            await service.add_reader(ReaderSettings(model="other", consumer_group="later"))
             assert await text_of(await waiting) == "1 2 3 4 5 "
 
     asyncio.run(run())
@@ -245,9 +237,9 @@ def test_an_encoding_ends_once_when_it_is_refused_left_or_lost() -> None:
 
 def test_waiting_for_a_state_ends_when_every_reader_has_it() -> None:
     async def run() -> None:
-        service = make_service(plan_reader=plan_scripted)
+        service = make_service(plan_reader=plan_sized)
         assert not await service.wait_state("live", 0.0)
-        service.add_reader(ReaderSettings(model="other"))
+        await service.add_reader(ReaderSettings(model="other"))
         assert service.status == "loading"
         assert await service.wait_state("live", 30.0)
         assert not await service.wait_state("draining", 0.01)

@@ -54,6 +54,7 @@ def plan_told(settings: Settings) -> list[PlannedReader]:
         readers.append(reader)
         model, planned, group = reader.model, reader.planned, reader.settings.consumer_group
         group = "" if group == DEFAULT_GROUP else f", group {group}"
+        group += ", loaded on demand" if reader.settings.on_demand else ""
         facts = f"{model.architecture} {model.quantisation}, {model.file_bytes / 1e6:,.0f} MB"
         console.print(f"{reader.reader_id}: {facts}, {planned.plan.n_threads} threads{group}", markup=False)
         console.print("\n".join(f"  {line}" for line in planned.plan.lines()), markup=False)
@@ -166,8 +167,9 @@ def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Door
     if settings.sandbox == "off":
         console.print("model files are read without a sandbox (--sandbox off)", markup=False)
     else:
-        sandbox = next(reader.sandbox for reader in service.readers() if reader.has_served)
-        console.print(f"model files are read in a sandbox: {sandbox.sentence}", markup=False)
+        sandbox = next((reader.sandbox for reader in service.readers() if reader.has_served), None)
+        in_force = "" if sandbox is None else f": {sandbox.sentence}"
+        console.print(f"model files are read in a sandbox{in_force}", markup=False)
     for note in doors.notes:
         console.print(note, markup=False)
     if settings.without_effect:

@@ -59,8 +59,11 @@ class KeyedService:
     def model_config(self, reader_id: str) -> dict[str, Any]:
         return self._service.model_config(reader_id)
 
-    def add_reader(self, settings: ReaderSettings) -> Reader:
-        return self._service.add_reader(settings)
+    async def add_reader(self, settings: ReaderSettings) -> Reader:
+        return await self._service.add_reader(settings)
+
+    async def replace_reader(self, reader_id: str, settings: ReaderSettings) -> Reader:
+        return await self._service.replace_reader(reader_id, settings)
 
     async def remove_reader(self, reader_id: str) -> None:
         await self._service.remove_reader(reader_id)

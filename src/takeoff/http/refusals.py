@@ -13,6 +13,7 @@ from takeoff.errors import (
     DeadlineExceeded,
     InvalidBody,
     InvalidRequest,
+    NotReady,
     Overloaded,
     RateLimited,
     TakeoffError,
@@ -101,8 +102,8 @@ def _validation_error_body(errors: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _headers(exc: TakeoffError) -> list[tuple[str, str]]:
     match exc:
-        case Overloaded():
-            return [("retry-after", str(math.ceil(exc.retry_after_s)))]
+        case Overloaded() | NotReady(retry_after_s=float()):
+            return [("retry-after", str(math.ceil(exc.retry_after_s or 0.0)))]
         case DeadlineExceeded():  # clients of OpenAI and Anthropic would try again
             return [("x-should-retry", "false")]
         case Unauthorized():  # a line each: browsers read one scheme of a line

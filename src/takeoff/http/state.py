@@ -13,7 +13,7 @@ from takeoff.http.ports import Service
 
 MAX_WAIT_S = 600.0
 
-State = Literal["loading", "live", "draining", "failed", "stopped"]
+State = Literal["loading", "live", "draining", "unloading", "unloaded", "failed", "stopped"]
 
 
 def health_router(service: Service) -> APIRouter:

@@ -11,6 +11,8 @@ from takeoff.settings import Settings
 _PLACES = {
     "live": "live_readers",
     "draining": "live_readers",  # it takes nothing new, but it serves
+    "unloading": "live_readers",
+    "unloaded": "live_readers",  # it serves whoever asks for it
     "loading": "loading_readers",
     "failed": "dead_readers",
     "stopped": "dead_readers",
@@ -32,6 +34,8 @@ def reader_facts(reader: Reader) -> dict[str, Any]:
         "max_batch_size": reader.settings.max_slots,
         "loras": ",".join(reader.settings.loras) or None,
         "pids": reader.pids,
+        "on_demand": reader.settings.on_demand,
+        "planned_bytes": reader.num_bytes,
     }
     if reader.state == "loading":
         facts["progress"] = reader.progress

@@ -33,12 +33,7 @@ class Machine:
 
 def read_machine() -> Machine:
     """Ask the system, within the limits of our control group."""
-    memory = psutil.virtual_memory()
-    limit, used = _cgroup_memory()
-    total, available = memory.total, memory.available
-    if limit is not None:
-        total, available = min(total, limit), min(available, limit - used)
-    return Machine(_usable_cores(), total, available, _gpu_free_bytes())
+    return Machine(_usable_cores(), *_memory(), _gpu_free_bytes())
 
 
 def logical_cores() -> int:
@@ -47,8 +42,8 @@ def logical_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that a server could plan with now."""
-    return read_machine().memory_available_bytes
+    """Bytes that a server could plan with now. Quick: for an event loop."""
+    return _memory()[1]
 
 
 def measure_bandwidth() -> float:
@@ -106,6 +101,15 @@ def _usable_cores() -> int:
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
     return max(1, cores)
+
+
+def _memory() -> tuple[int, int]:
+    """(total, available), within the limits of our control group."""
+    memory = psutil.virtual_memory()
+    limit, used = _cgroup_memory()
+    if limit is None:
+        return memory.total, memory.available
+    return min(memory.total, limit), min(memory.available, limit - used)
 
 
 def _cgroup_memory() -> tuple[int | None, int]:

@@ -158,7 +158,7 @@ def make_plan(
     )
     chosen = _chosen(model, settings, machine, available, beside)
     has_room = not chosen.n_gpu_layers and chosen.total_bytes + standby_bytes <= available
-    if settings.standby == "auto" and has_room:
+    if settings.standby == "auto" and has_room and not settings.on_demand:  # then others need it more
         chosen = replace(chosen, standby_bytes=standby_bytes)
     return chosen
 

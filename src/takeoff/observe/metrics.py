@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -90,7 +90,25 @@ class Metrics:
         )
         self._engines = _EngineCounters(registry)
         self._dashboards = Dashboards(registry)
-        self._beats: dict[str, Heartbeat] = {}  # the last of each reader's engine
+        self._loads = Counter(
+            "takeoff_reader_loads",
+            "Engines that have loaded a model, by reader",
+            ["reader"],
+            registry=registry,
+        )
+        self._unloads = Counter(
+            "takeoff_reader_unloads", "Readers that were unloaded or ended", ["reader"], registry=registry
+        )
+        self._planned_bytes = Gauge(
+            "takeoff_reader_planned_bytes",
+            "Memory that the plan of a reader counts with, of those that are loaded",
+            ["reader"],
+            registry=registry,
+        )
+        self.limit_bytes = Gauge(
+            "takeoff_memory_limit_bytes", "Memory that all readers may plan with", registry=registry
+        )
+        self._beats: dict[Hashable, Heartbeat] = {}  # the last of each reader's engine
         for reason in FinishReason:  # so that a rate starts from zero, not from nothing
             self.ended.labels(reason.value)
 
@@ -115,17 +133,35 @@ class Metrics:
         """A completion for `group` has ended."""
         self._dashboards.completion(group, num_tokens)
 
-    def observe_heartbeat(self, reader_id: str, beat: Heartbeat) -> None:
-        """Take over what the engine of a reader counts."""
-        self._beats[reader_id] = beat
-        self._engines.take(reader_id, beat.counters)
+    def observe_heartbeat(self, reader: Hashable, beat: Heartbeat) -> None:
+        """Take over what the engine of `reader` counts: itself, because its id may become another's."""
+        self._beats[reader] = beat
+        self._engines.take(reader, beat.counters)
         self._sum_up()
 
-    def engine_died(self, reader_id: str) -> None:
+    def engine_died(self, reader: Hashable) -> None:
         """The reader's next engine counts from zero."""
         self.engine_restarts.inc()
-        self._beats.pop(reader_id, None)
-        self._engines.restart(reader_id)
+        self._engine_ended(reader)
+
+    def reader_loaded(self, reader_id: str) -> None:
+        """An engine of it is up."""
+        self._loads.labels(reader_id).inc()
+
+    def reader_unloaded(self, reader: Hashable, reader_id: str) -> None:
+        """It has no process any more."""
+        self._unloads.labels(reader_id).inc()
+        self._engine_ended(reader)
+
+    def note_memory(self, planned_bytes: Mapping[str, int]) -> None:
+        """What the plans of the readers that hold memory count with."""
+        self._planned_bytes.clear()
+        for reader_id, num_bytes in planned_bytes.items():
+            self._planned_bytes.labels(reader_id).set(num_bytes)
+
+    def _engine_ended(self, reader: Hashable) -> None:
+        self._beats.pop(reader, None)
+        self._engines.restart(reader)
         self._sum_up()
 
     def _sum_up(self) -> None:
@@ -183,10 +219,10 @@ class _EngineCounters:
         self._accepted = Counter(
             "takeoff_accepted_draft_tokens", "Of those, tokens that came", registry=registry
         )
-        self._last: dict[str, Mapping[str, float]] = {}  # by reader
+        self._last: dict[Hashable, Mapping[str, float]] = {}  # by reader
 
-    def take(self, reader_id: str, sums: Mapping[str, float]) -> None:
-        before = self._last.get(reader_id, {})
+    def take(self, reader: Hashable, sums: Mapping[str, float]) -> None:
+        before = self._last.get(reader, {})
 
         def growth(name: str) -> float:
             return max(sums.get(name, 0.0) - before.get(name, 0.0), 0.0)
@@ -207,10 +243,10 @@ class _EngineCounters:
             self._diverged.labels(bound).inc(growth(f"cache_diverged_{bound}"))
         self._drafted.inc(growth("drafted_tokens"))
         self._accepted.inc(growth("accepted_draft_tokens"))
-        self._last[reader_id] = dict(sums)
+        self._last[reader] = dict(sums)
 
-    def restart(self, reader_id: str) -> None:
-        self._last.pop(reader_id, None)
+    def restart(self, reader: Hashable) -> None:
+        self._last.pop(reader, None)
 
 
 def _seconds(

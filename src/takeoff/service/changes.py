@@ -20,4 +20,8 @@ class Changes:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds."""
         while not condition():
-            await self._event.wait()
+            await self.next()
+
+    async def next(self) -> None:
+        """Return at the next change."""
+        await self._event.wait()

@@ -35,8 +35,18 @@ class Groups:
     def add(self, reader: Reader) -> None:
         self._readers[reader.reader_id] = reader
 
-    def remove(self, reader_id: str) -> None:
-        self._readers.pop(reader_id, None)
+    def remove(self, reader: Reader) -> None:
+        if self._readers.get(reader.reader_id) is reader:
+            del self._readers[reader.reader_id]
+
+    def exchange(self, one: Reader, other: Reader) -> None:
+        """Each has the other's id and place from here on; one that was removed has its id alone."""
+        readers = self.readers()
+        if one in readers and other in readers:
+            places = {one: other, other: one}
+            readers = [places.get(each, each) for each in readers]
+        one.reader_id, other.reader_id = other.reader_id, one.reader_id
+        self._readers = {each.reader_id: each for each in readers}
 
     def reader(self, reader_id: str) -> Reader:
         """The reader of that id.
@@ -85,11 +95,11 @@ class Groups:
 
 
 def _preference(reader: Reader) -> tuple[int, float]:
-    """Live before coming back before loading before dead; then the least loaded."""
+    """Live before on its way before loading before dead; then the least loaded."""
     if reader.is_live:
         rank = 0
-    elif reader.state is ReaderState.LOADING:
-        rank = 1 if reader.has_served else 2
+    elif reader.is_coming:
+        rank = 1 if reader.state is ReaderState.LOADING else 2
     else:
-        rank = 3
+        rank = 3 if reader.state is ReaderState.LOADING else 4
     return rank, reader.load_share

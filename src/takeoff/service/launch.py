@@ -26,6 +26,7 @@ class Launch:
     task: Task
     load: Load | LoadEncoder
     config: dict[str, Any]  # what the model's file says of the model
+    num_bytes: int = 0  # that the memory plan counts with
     spare: Spare | None = None  # only where `model_path` is a variant
 
     @property

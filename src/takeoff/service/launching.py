@@ -61,6 +61,8 @@ def plan_readers(
 ) -> Iterator[PlannedReader]:
     """Fetch the models and plan the readers one beside the other, by their profiles.
 
+    Those of `on_demand` come last: each is planned beside the others, as if it were the only one.
+
     Blocks while it downloads, and while it makes a faster format of a model that has no profile yet.
 
     Each pull is told to a progress of its own, which `watch` makes.
@@ -73,13 +75,18 @@ def plan_readers(
     if settings.sandbox == "require":
         check_sandbox(try_sandbox())
     machine = read_machine()
-    for name, reader_settings in (settings.readers or {"": settings}).items():
+    if settings.memory_limit_gb is not None:
+        limit = int(settings.memory_limit_gb * 1e9)
+        machine = replace(machine, memory_available_bytes=min(limit, machine.memory_available_bytes))
+    named = (settings.readers or {"": settings}).items()
+    for name, reader_settings in sorted(named, key=lambda each: each[1].on_demand):
         with watch() as progress:
             store = Store(settings.store, reader_settings.access_token)
             model = store.pull(reader_settings.model, progress)
             plan = plan_profiled(model, reader_settings, machine, settings.store, progress.note, progress)
-        left = machine.memory_available_bytes - plan.planned.plan.total_bytes
-        machine = replace(machine, memory_available_bytes=max(left, 0))
+        if not reader_settings.on_demand:
+            left = machine.memory_available_bytes - plan.planned.plan.total_bytes
+            machine = replace(machine, memory_available_bytes=max(left, 0))
         yield PlannedReader(name or model.name, reader_settings, plan.model, plan.planned)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from takeoff.errors import ModelError
@@ -24,20 +25,23 @@ class Planner:
         self._store = store
         self._folders = [folder.resolve() for folder in folders]
 
-    def __call__(self, settings: ReaderSettings) -> Launch:
-        """The launch of a reader, by its model's profile. Its adapters and projector lie below the folders.
+    def __call__(self, settings: ReaderSettings, available_bytes: int) -> Launch:
+        """The launch of a reader, by its model's profile, which may take `available_bytes`.
+
+        Its adapters and projector lie below the folders.
 
         No profile is made: that would take the cores from those who are served.
 
         Raises:
             ModelError: no such file here, or none that can be served.
-            PlanError: it does not fit into the memory that is free now.
+            PlanError: it does not fit.
         """
         model = self._find(settings.model)
         loras = {name: str(self._file(path)) for name, path in settings.loras.items()}
         mmproj = None if settings.mmproj is None else self._file(str(settings.mmproj))
         confined = settings.model_copy(update={"loras": loras, "mmproj": mmproj})
-        return plan_profiled(model, confined, read_machine(), self._store.root, logger.info).planned.launch
+        machine = replace(read_machine(), memory_available_bytes=available_bytes)
+        return plan_profiled(model, confined, machine, self._store.root, logger.info).planned.launch
 
     def _find(self, name: str) -> StoredModel:
         stored = self._store.find(name)

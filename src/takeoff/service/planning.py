@@ -62,7 +62,7 @@ def _plan_encoder(
         max_tokens=plan.max_tokens,
     )
     config = _config(facts) if isinstance(facts, GgufFile) else json.loads(facts.config_path.read_bytes())
-    return Planned(Launch(model.name, model.path, facts.task, load, config), plan)
+    return Planned(Launch(model.name, model.path, facts.task, load, config, plan.total_bytes), plan)
 
 
 def _plan_generator(
@@ -94,7 +94,8 @@ def _plan_generator(
         n_outputs=plan.n_outputs,
         has_standby=plan.standby_bytes > 0,
     )
-    return Planned(Launch(model.name, model.path, Task.GENERATE, load, _config(gguf)), plan)
+    config = _config(gguf)
+    return Planned(Launch(model.name, model.path, Task.GENERATE, load, config, plan.total_bytes), plan)
 
 
 def _config(gguf: GgufFile) -> dict[str, Any]:

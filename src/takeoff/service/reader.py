@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,6 +34,8 @@ class ReaderState(StrEnum):
     LOADING = "loading"
     LIVE = "live"
     DRAINING = "draining"  # takes nothing new, finishes what it has
+    UNLOADING = "unloading"  # the same, to be loaded again when it is asked for
+    UNLOADED = "unloaded"  # no process: it is loaded when it is asked for
     FAILED = "failed"  # it never loaded: it will not be tried again
     STOPPED = "stopped"
 
@@ -53,6 +56,7 @@ class ReaderCalls:
     on_message: Callable[[Reader, FromAny], None]
     on_loaded: Callable[[Reader], None]  # an engine is up: its first, or another
     on_death: Callable[[Reader, Death], None]  # its engine died
+    on_unloaded: Callable[[Reader], None]  # it has no process any more
     on_preparer_restart: Callable[[], None]
 
 
@@ -69,7 +73,8 @@ class Reader:
         self.error: str | None = None  # why the last engine ended, or why it never started
         self.launch: Launch | None = None
         self.preparers: Preparers | None = None  # of a reader that generates
-        self.num_open = 0  # requests that it serves now
+        self.num_open = 0  # requests that it serves now, or prepares
+        self.is_awaited = False  # it loads for requests that wait
         self.quarantine = Quarantine()  # says which of them its engine is given
         self.pace = Pace()  # at which its engine computes
         self._calls = calls
@@ -86,9 +91,25 @@ class Reader:
         return self.state is ReaderState.LIVE
 
     @property
+    def is_serving(self) -> bool:
+        """Whether it takes what was begun while it was live."""
+        return self.state in (ReaderState.LIVE, ReaderState.DRAINING, ReaderState.UNLOADING)
+
+    @property
     def has_served(self) -> bool:
         """Whether it was live once: then a new engine is on its way whenever one dies."""
         return self._engine is not None and self._engine.loaded is not None
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether requests wait for it: it is on its way back, or comes when it is asked for."""
+        is_back = self.state is ReaderState.LOADING and self.has_served
+        return self.is_awaited or is_back or self.state in (ReaderState.UNLOADING, ReaderState.UNLOADED)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that its plan counts with, loaded or not."""
+        return 0 if self.launch is None else self.launch.num_bytes
 
     @property
     def is_hopeless(self) -> bool:
@@ -243,6 +264,15 @@ class Reader:
         if self.num_open == 0:
             self._changes.tell()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """It is not ended meanwhile: a request is being prepared for it."""
+        self.open_one()
+        try:
+            yield
+        finally:
+            self.close_one()
+
     def send(self, message: ToAny) -> None:
         """Send to the engine; if it has just died, the message is lost, and `on_death` tells."""
         if self._engine is not None:
@@ -259,6 +289,11 @@ class Reader:
         if self.state is not ReaderState.FAILED:
             self.become(ReaderState.STOPPED)
 
+    async def unload(self) -> None:
+        """End the processes of one that `start` may start again."""
+        await self.stop()
+        self.become(ReaderState.UNLOADED)
+
     def become(self, state: ReaderState) -> None:
         self.state = state
         self._changes.tell()
@@ -273,7 +308,7 @@ class Reader:
     def _died(self, death: Death, is_restarted: bool) -> None:
         self.error = death.error
         self._refused_loads += death.is_refusal
-        if self.state is not ReaderState.DRAINING:
+        if self.state not in (ReaderState.DRAINING, ReaderState.UNLOADING):
             self.become(ReaderState.LOADING if is_restarted else ReaderState.FAILED)
         self._calls.on_death(self, death)
 

@@ -31,17 +31,28 @@ from takeoff.service.admission import Admission, Party
 from takeoff.service.deadline import within
 from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import Death, FromAny
-from takeoff.service.fleet import Fleet, PlanReader, checked_live
+from takeoff.service.fleet import Fleet, shutting_down
 from takeoff.service.generation import Generation
 from takeoff.service.generations import Generations
 from takeoff.service.intake import Intake, preparers, template_use
 from takeoff.service.launch import Launch
 from takeoff.service.preparer import check_unicode
+from takeoff.service.provision import PlanReader
 from takeoff.service.reader import Commands, Reader, ReaderCalls, ReaderState
 from takeoff.service.tally import Tally
 from takeoff.settings import ReaderSettings, Settings
 
 logger = logging.getLogger(__name__)
+
+
+# Of several readers the first of these that one of them is in tells what the server does.
+_TOLD_STATES = (
+    ReaderState.LIVE,
+    ReaderState.LOADING,
+    ReaderState.UNLOADED,
+    ReaderState.UNLOADING,
+    ReaderState.DRAINING,
+)
 
 
 class Service:
@@ -69,9 +80,11 @@ class Service:
             on_message=self._take,
             on_loaded=self._reader_loaded,
             on_death=self._reader_died,
+            on_unloaded=self._reader_unloaded,
             on_preparer_restart=metrics.preparer_restarts.inc,
         )
         self._fleet = Fleet(settings, plan_reader, commands or Commands(), calls)
+        metrics.limit_bytes.set(self._fleet.limit_bytes)
         self._is_draining = False
 
     # --- for the command line --------------------------------------------------------------------
@@ -91,6 +104,7 @@ class Service:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests, give the open ones `timeout_s` to finish, then break them off."""
         self._is_draining = True
+        self._fleet.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._tally.wait_none_open()
@@ -118,13 +132,17 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some reader serves."""
-        return not self._is_draining and any(reader.is_live for reader in self.readers())
+        """Whether some reader serves, or is loaded for who asks for it."""
+        is_reader_ready = (
+            each.is_live or each.is_awaited or each.state in (ReaderState.UNLOADED, ReaderState.UNLOADING)
+            for each in self.readers()
+        )
+        return not self._is_draining and any(is_reader_ready)
 
     @property
     def has_started(self) -> bool:
-        """Whether some reader has served since the start."""
-        return any(reader.has_served for reader in self.readers())
+        """Whether some reader has served since the start, or needs no more than to be asked for."""
+        return any(reader.has_served or reader.settings.on_demand for reader in self.readers())
 
     @property
     def status(self) -> str:
@@ -133,7 +151,7 @@ class Service:
         states = {reader.state for reader in readers}
         if self._is_draining:
             return "draining"
-        for state in (ReaderState.LIVE, ReaderState.LOADING, ReaderState.DRAINING):
+        for state in _TOLD_STATES:
             if state in states:
                 return state.value
         failed = [reader for reader in readers if reader.state is ReaderState.FAILED]
@@ -165,10 +183,27 @@ class Service:
             raise NotReady(f"the reader {reader_id!r} is {reader.state.value}")
         return reader.launch.config
 
-    def add_reader(self, settings: ReaderSettings) -> Reader:
-        """Begin to load a model; returns at once."""
+    async def add_reader(self, settings: ReaderSettings) -> Reader:
+        """Plan a model and begin to load it; returns when it is planned.
+
+        Raises:
+            InvalidRequest: no such model here, or none that can be served.
+            NoRoom: it does not fit into the memory that is left.
+        """
         self._refuse_if_draining()
-        return self._fleet.add(settings)
+        return await self._fleet.add(settings)
+
+    async def replace_reader(self, reader_id: str, settings: ReaderSettings) -> Reader:
+        """Load a model in the place of another, of the same group; returns when it serves.
+
+        Raises:
+            NotFound: no such reader.
+            InvalidRequest, NoRoom, EngineFailed: it can't take that place; all is as it was.
+        """
+        self._refuse_if_draining()
+        reader = await self._fleet.replace(reader_id, settings)
+        self.metrics.note_memory(self._fleet.planned_bytes)
+        return reader
 
     async def remove_reader(self, reader_id: str) -> None:
         """Take a reader out of its group, let it finish what it has, and end it.
@@ -206,8 +241,9 @@ class Service:
             async with within(request.deadline_s):
                 while True:
                     reader = await self._fleet.live_reader(request.group, Task.GENERATE)
-                    submit = await self._intake.submit(request, reader)
-                    if reader.is_live:  # it was when we began, and the prompt is in its vocabulary
+                    with reader.held():
+                        submit = await self._intake.submit(request, reader)
+                    if reader.is_serving:  # it was when we began, and the prompt is in its vocabulary
                         break
             self._refuse_if_draining()
             self.metrics.prepare_s.observe(time.monotonic() - arrived_at)
@@ -230,7 +266,8 @@ class Service:
                 return generation.prompt_tokens
         async with within(request.deadline_s):
             reader = await self._fleet.live_reader(request.group, Task.GENERATE)
-            return await self._intake.count(request, reader)
+            with reader.held():
+                return await self._intake.count(request, reader)
 
     async def encode(self, request: EncodeRequest) -> Encoding:
         """Embed or classify texts.
@@ -265,49 +302,51 @@ class Service:
             NotReady: it is not up.
             InvalidRequest, PreparerFailed: see `Preparer.ask`.
         """
-        reader = checked_live(self._fleet.reader(reader_id))
-        if reader.task is not Task.GENERATE:
-            check_unicode(text)
-            skips = skip_special_tokens or not add_special_tokens
-            return await self._encodings.tokenize(reader, text, skip_special_tokens=skips)
-        template = template_use(use_chat_template, default="off")
-        return await preparers(reader).tokenize(
-            text,
-            template,
-            skip_special_tokens=skip_special_tokens,
-            add_special_tokens=add_special_tokens,
-        )
+        async with self._fleet.known_reader(reader_id) as reader:
+            if reader.task is not Task.GENERATE:
+                check_unicode(text)
+                skips = skip_special_tokens or not add_special_tokens
+                return await self._encodings.tokenize(reader, text, skip_special_tokens=skips)
+            template = template_use(use_chat_template, default="off")
+            return await preparers(reader).tokenize(
+                text,
+                template,
+                skip_special_tokens=skip_special_tokens,
+                add_special_tokens=add_special_tokens,
+            )
 
     async def tokenize_chat(self, reader_id: str, conversation: Conversation) -> Tokenized:
         """The tokens that a chat of `conversation` is prefilled with, however many. Raises as `tokenize`."""
-        reader = checked_live(self._fleet.reader(reader_id))
-        if reader.task is not Task.GENERATE:
-            raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
-        return await preparers(reader).tokenize_chat(conversation)
+        async with self._fleet.known_reader(reader_id) as reader:
+            if reader.task is not Task.GENERATE:
+                raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
+            return await preparers(reader).tokenize_chat(conversation)
 
     async def detokenize(self, reader_id: str, tokens: list[int | str], *, skip_special_tokens: bool) -> str:
         """The text that tokens stand for. Raises as `tokenize`."""
-        reader = checked_live(self._fleet.reader(reader_id))
-        if reader.task is not Task.GENERATE:
-            return await self._encodings.detokenize(reader, tokens, skip_special_tokens=skip_special_tokens)
-        return await preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
+        async with self._fleet.known_reader(reader_id) as reader:
+            if reader.task is not Task.GENERATE:
+                return await self._encodings.detokenize(
+                    reader, tokens, skip_special_tokens=skip_special_tokens
+                )
+            return await preparers(reader).detokenize(tokens, skip_special_tokens=skip_special_tokens)
 
     async def describe_vocabulary(self, reader_id: str) -> VocabularyDescribed:
         """What frames the prompts of a model that generates. Raises as `tokenize`."""
-        reader = checked_live(self._fleet.reader(reader_id))
-        if reader.task is not Task.GENERATE:
-            raise InvalidRequest(f"the model {reader.model_name} continues no text", param="reader_id")
-        return await preparers(reader).describe_vocabulary()
+        async with self._fleet.known_reader(reader_id) as reader:
+            if reader.task is not Task.GENERATE:
+                raise InvalidRequest(f"the model {reader.model_name} continues no text", param="reader_id")
+            return await preparers(reader).describe_vocabulary()
 
     async def render_chat(
         self, reader_id: str, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool
     ) -> list[str]:
         """Conversations of (role, content) as the model's own template writes them. Raises as `tokenize`."""
-        reader = checked_live(self._fleet.reader(reader_id))
-        if reader.task is not Task.GENERATE:
-            raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
-        messages = [[ChatMessage(*message) for message in each] for each in conversations]
-        return await preparers(reader).render_chat(messages, add_generation_prompt=add_generation_prompt)
+        async with self._fleet.known_reader(reader_id) as reader:
+            if reader.task is not Task.GENERATE:
+                raise InvalidRequest(f"the model {reader.model_name} has no chat template", param="reader_id")
+            messages = [[ChatMessage(*message) for message in each] for each in conversations]
+            return await preparers(reader).render_chat(messages, add_generation_prompt=add_generation_prompt)
 
     # --- a request, step by step -----------------------------------------------------------------
 
@@ -338,19 +377,25 @@ class Service:
                 self._encodings.take(message)
             case Heartbeat():
                 reader.pace.take(message, time.monotonic())
-                self.metrics.observe_heartbeat(reader.reader_id, message)
+                self.metrics.observe_heartbeat(reader, message)
 
     def _reader_loaded(self, reader: Reader) -> None:
+        self.metrics.reader_loaded(reader.reader_id)
+        self.metrics.note_memory(self._fleet.planned_bytes)
         at_work = self._generations if reader.task is Task.GENERATE else self._encodings
         at_work.replay(reader)
 
     def _reader_died(self, reader: Reader, death: Death) -> None:
         if reader.state is not ReaderState.FAILED:
-            self.metrics.engine_died(reader.reader_id)
+            self.metrics.engine_died(reader)
         at_work = self._generations if reader.task is Task.GENERATE else self._encodings
         at_work.survive(death, reader)
         if reader.is_hopeless or not self.settings.replay:
             self._fail_open(death.error, reader)
+
+    def _reader_unloaded(self, reader: Reader) -> None:
+        self.metrics.reader_unloaded(reader, reader.reader_id)
+        self.metrics.note_memory(self._fleet.planned_bytes)
 
     def _fail_open(self, error: str, reader: Reader | None = None) -> None:
         self._generations.fail(error, reader)
@@ -360,4 +405,4 @@ class Service:
 
     def _refuse_if_draining(self) -> None:
         if self._is_draining:
-            raise NotReady("the server is shutting down")
+            raise shutting_down(self.settings)

@@ -91,7 +91,19 @@ class ReaderSettings(BaseModel):
         "if they fit",
     )
     memory_gb: float | None = Field(
-        None, gt=0, le=100_000, description="Memory the server may plan with; default: what is free"
+        None, gt=0, le=100_000, description="Memory a reader may plan with; default: what is free"
+    )
+    on_demand: bool = Field(
+        False,
+        description="Load the model when a request for it comes, and unload it when another needs the "
+        "memory; off: it is loaded at the start and stays",
+    )
+    keep_alive_s: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="Unload a model of `on_demand` that nobody has asked for so long; default: only when "
+        "another needs its memory",
     )
     batch: int = Field(2048, ge=32, le=65536, description="Most tokens of one call to the kernels")
     ubatch: int = Field(
@@ -116,7 +128,7 @@ class ReaderSettings(BaseModel):
     standby: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Have a second engine process wait, without memory for sequences, to take over when the "
-        "engine dies; 'auto': where the memory plan has room, and not on a GPU",
+        "engine dies; 'auto': where the memory plan has room, not on a GPU, and not with on_demand",
     )
     speculation: Literal["auto", "off"] = Field(
         "auto",
@@ -158,6 +170,12 @@ class ReaderSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _only_the_unloaded_are_loaded_again(self) -> Self:
+        if self.keep_alive_s is not None and not self.on_demand:
+            raise ValueError("keep_alive_s needs on_demand: others are not loaded again")
+        return self
+
+    @model_validator(mode="after")
     def _disk_is_below_ram(self) -> Self:
         if self.prefix_cache_disk_mb and not self.prefix_cache_mb:
             raise ValueError("prefix_cache_disk_mb needs prefix_cache_mb: prefixes are read into RAM")
@@ -173,6 +191,14 @@ class Settings(ReaderSettings):
     home: FilePath = Field(Path("~/.cache/takeoff"), description="Folder of the model store")
     repository_path: Folders = Field(
         (), description="Folders, besides the store, whose models POST /reader may load"
+    )
+
+    memory_limit_gb: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Memory that all readers may plan with together; a reader beyond it is refused, or "
+        "others of `on_demand` are unloaded for it; default: what is free at the start",
     )
 
     host: str = Field(

@@ -37,10 +37,12 @@ def models_router(service: Service) -> APIRouter:
     created = int(time.time())
 
     def told(name: str) -> dict[str, Any]:
-        readers = (each for each in service.readers() if name in (each.group, each.model_name))
+        readers = [each for each in service.readers() if name in (each.group, each.model_name)]
         quantisations = (each.quantisation for each in readers if each.quantisation is not None)
+        states = [each.state for each in readers]
         facts = {"id": name, "object": "model", "created": created, "owned_by": "takeoff"}
-        return {**facts, "quantization": next(quantisations, None)}
+        state = "live" if "live" in states else next(iter(states), None)
+        return {**facts, "quantization": next(quantisations, None), "state": state}
 
     @router.get("/models")
     async def models() -> Response:
