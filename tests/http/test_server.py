@@ -15,6 +15,7 @@ from tests.http.door import (
     LIMIT_S,
     OK,
     FakeService,
+    Script,
     broken_script,
     open_door,
     request_bytes,
@@ -55,6 +56,21 @@ def test_a_stream_that_breaks_off_is_closed_without_its_last_chunk() -> None:
             assert await door.is_serving()
 
     run(work())
+
+
+def test_an_answer_that_has_to_break_off_is_no_fault_of_ours_and_a_bug_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever ends his own request by its id would else fill the log with tracebacks."""
+
+    async def read(script: Script) -> bytes:
+        async with open_door(FakeService(script)) as door:
+            return await door.exchange(request_bytes("/generate_stream", {"text": "a"}))
+
+    assert run(read(broken_script())).endswith("5\r\n wör\r\n".encode())
+    assert caplog.messages == []
+    assert run(read(("Hello", ZeroDivisionError("a bug")))).endswith(b"5\r\nHello\r\n")
+    assert caplog.messages == ["Exception in ASGI application\n"]
 
 
 def test_a_clients_library_sees_that_a_stream_broke_off() -> None:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from takeoff.errors import StartError
 from takeoff.http.request_log import RequestLog
+from takeoff.http.streaming import BrokenOff
 from takeoff.http.tls import tls_context
 from takeoff.settings import Settings
 
@@ -145,6 +146,8 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
 
     No ASGI middleware sees a request whose header never ends, so this must be below.
     """
+    answers = logging.getLogger("takeoff.http.answers")
+    answers.addFilter(_is_a_fault)
 
     class LimitedProtocol(HttpToolsProtocol):
         header_bytes = 0
@@ -153,6 +156,7 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.logger = answers
             if len(self.connections) > settings.max_connections:
                 self._refuse(503, f"{settings.max_connections} connections are open, which is the limit")
             elif self._num_of_client() > (settings.max_connections_per_client or settings.max_connections):
@@ -277,6 +281,11 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
             self._watch_sending()
 
     return cast(type[asyncio.Protocol], LimitedProtocol)
+
+
+def _is_a_fault(record: logging.LogRecord) -> bool:
+    """Not of an answer that had to break off: its client sees that, and the request log tells why."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], BrokenOff)
 
 
 def _host(transport: asyncio.BaseTransport) -> str:
