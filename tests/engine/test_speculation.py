@@ -130,8 +130,9 @@ class Run:
         prompt: list[int],
         params: SamplingParams,
         constraint: ConstraintState | None = None,
+        tenant: str = "",
     ) -> None:
-        self.engine.submit(Submit(request_id, prompt, params, ""), constraint)
+        self.engine.submit(Submit(request_id, prompt, params, tenant), constraint)
 
     def predictions(self, request_id: int) -> tuple[int, int]:
         """Tokens of what a request predicted that were computed ahead, rightly and in vain."""
@@ -270,6 +271,27 @@ def test_a_text_that_repeats_its_prompt_takes_a_third_of_the_time(clock: Clock) 
         run.finish()
         took[speculation] = clock.now - started
     assert took[True] < took[False] / 3
+
+
+def test_how_far_drafts_are_trusted_is_learnt_within_one_tenant(clock: Clock) -> None:
+    """The pace of one's text must not tell whether another's repeat themselves."""
+    run = Run(clock, speculation=True, habit=200)
+    classes = [(agreed, resumed) for agreed in (2, 3, 5, 8, 12, 20, 32) for resumed in (False, True)]
+
+    def trust(tenant: str) -> list[float]:
+        """As the next text of the tenant would begin with it."""
+        of_all = run.engine._speculation._trusts[tenant]
+        return [of_all.chance(agreed, resumed=resumed) for agreed, resumed in classes]
+
+    untaught = trust("key:2")
+    for seed in range(4):
+        params = replace(GREEDY, max_new_tokens=400, ignore_eos=True)
+        run.submit(seed, [1, *prompt_of(3, seed) * 60], params, tenant="key:1")
+        run.finish()
+    run.submit(9, [1, *prompt_of(20, 9)], GREEDY, tenant="key:2")
+    run.engine.step()
+    assert trust("key:1") != untaught
+    assert trust("key:2") == untaught
 
 
 @pytest.mark.parametrize("num_streams", [1, 2, 4, 8])

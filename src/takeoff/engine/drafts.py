@@ -22,7 +22,7 @@ LONGEST = (2, 3, 5, 8, 12, 20)  # classes of agreements, by their longest; one m
 # nothing has been learnt yet; estimated.
 _FOUND = (0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.95)
 _RESUMED = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
-OF_ALL, OF_ONE = 0.01, 0.1  # weight of the newest token in the means of all texts, and of one
+OF_ALL, OF_ONE = 0.01, 0.1  # weight of the newest token in the means of a tenant's texts, and of one
 
 
 class Trust:
@@ -76,7 +76,7 @@ class Drafter:
     """Follows one text, with constant work for each of its tokens."""
 
     def __init__(self, num_prompt_tokens: int, of_all: Trust, predicted: Sequence[int] = ()) -> None:
-        """`of_all` is shared and learns from every text. Of a prompt nothing is learnt.
+        """`of_all` is shared by a tenant's texts and learns from each. Of a prompt nothing is learnt.
 
         `predicted` is what the completion is thought to be.
         """

@@ -102,7 +102,8 @@ class Speculation:
         self._max_call_s = MAX_CALL_S if itl_slo_s is None else itl_slo_s
         # Attention to longer texts, and adapters, cost more: each kind of call has its own costs.
         self._costs: defaultdict[tuple[int, str | None], StepCosts] = defaultdict(StepCosts)
-        self._trust = Trust()
+        # Of each tenant: the pace of one must not tell whether texts of another repeat themselves.
+        self._trusts: defaultdict[str, Trust] = defaultdict(Trust)
 
     def plan(self, calls: list[list[Sequence]], room: Room) -> list[Plan | None]:
         """Drafts for the sequences of each call of a step; None: that call computes one token of each."""
@@ -213,7 +214,7 @@ class Speculation:
 
     def _draft(self, seq: Sequence, most: int) -> Draft:
         if seq.drafter is None:
-            seq.drafter = Drafter(seq.num_prompt_tokens, self._trust, seq.predicted_token_ids)
+            seq.drafter = Drafter(seq.num_prompt_tokens, self._trusts[seq.tenant], seq.predicted_token_ids)
         if not seq.drafter.read(seq.token_ids, MAX_READ_TOKENS):
             return Draft([], [])
         constraint = seq.sampling.constraint
