@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import queue
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.engine.fake_kernels import FakeKernels, expected_completion, load_for
 from tests.engine.test_engine import prompt_of
 
+from takeoff.engine import snapshot_folder
 from takeoff.engine.disk_tier import Opened, Read, Written, hash_files
 from takeoff.engine.engine import Engine
 from takeoff.engine.prefix_cache import Scope
+from takeoff.engine.snapshot_file import SnapshotFile
 from takeoff.ipc.messages import Submit
 from takeoff.request import SamplingParams, TokenEvent
 
@@ -132,6 +137,40 @@ def test_a_file_that_another_server_deleted_is_a_miss(tmp_path: Path) -> None:
     files(tmp_path)[0].unlink()
     assert server.complete(prompt) == (expected_completion(prompt, 8), 0)
     assert (server.counter("disk_damaged"), server.counter("disk_reads")) == (0, 0)
+
+
+def test_whoever_deletes_the_folder_of_a_running_server_costs_it_no_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing more is kept on disk, and what could not be written is let go of in RAM, each time."""
+    server = Server(tmp_path)
+    server.complete(prompt_of(300), writes=True)
+    shutil.rmtree(tmp_path / "prefixes")
+    for seed in range(1, 8):
+        server.complete(prompt_of(300, seed=seed), writes=True)
+    assert (server.counter("disk_writes"), server.counter("disk_bytes")) == (1, 0)
+    assert len(caplog.messages) == 7
+    assert all("a prefix was not kept on disk: [Errno 2]" in message for message in caplog.messages)
+    assert server.complete(prompt_of(300)) == (expected_completion(prompt_of(300), 8), 299), "RAM has it"
+
+
+def test_a_full_disk_costs_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: Path, *_: object) -> SnapshotFile:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server = Server(tmp_path)
+    server.complete(prompt_of(300), writes=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot_folder, "write_snapshot", full)
+        for seed in range(1, 8):
+            prompt = prompt_of(300, seed=seed)
+            assert server.complete(prompt, writes=True) == (expected_completion(prompt, 8), 0)
+    assert len(caplog.messages) == 7
+    assert server.counter("disk_writes") == 1
+    server.complete(prompt_of(300, seed=8), writes=True)
+    assert server.counter("disk_writes") == 2
 
 
 def test_requests_that_want_what_is_being_read_wait_for_it(tmp_path: Path) -> None:

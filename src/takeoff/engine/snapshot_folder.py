@@ -135,8 +135,15 @@ class SnapshotFolder:
         return sum(size for _, size, _ in self._files(SUFFIX))
 
     def _files(self, suffix: str) -> Iterator[tuple[Path, int, float]]:
-        """Path, size and time of last use of each file with this suffix; no link is one."""
-        with os.scandir(self._folder) as entries:
+        """Path, size and time of last use of each file with this suffix; no link is one.
+
+        None, if somebody has deleted the folder.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                entries = stack.enter_context(os.scandir(self._folder))
+            except FileNotFoundError:
+                return
             for entry in entries:
                 if not entry.name.endswith(suffix):
                     continue
