@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from typing import Any
 
@@ -51,3 +52,24 @@ def test_a_named_port_and_the_front_doors_must_be_free(name: str) -> None:
         with pytest.raises(StartError, match=f"can't listen on 127.0.0.1 port {port}") as refused:
             Doors(settings({"takeoff_port"}, **{name: port}))
         assert f"--{name.replace('_', '-')}" in (refused.value.hint or "")
+
+
+def test_this_process_may_open_as_many_files_as_its_connections_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that follow dead ones need some, too."""
+    limits = [512, 100_000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, given: limits.__setitem__(slice(2), given))
+    doors = Doors(settings(set(), max_connections=1_024))
+    assert limits == [4 * 1_024 + 256, 100_000]
+    assert doors.notes == []
+    close(doors)
+    close(Doors(settings(set(), max_connections=10)))
+    assert limits == [4 * 1_024 + 256, 100_000], "never fewer than before"
+    limits[:] = [512, 2_048]
+    doors = Doors(settings(set(), max_connections=1_024))
+    assert limits == [2_048, 2_048]
+    assert doors.notes == [
+        "the system allows 2048 open files, and connections may take 4352: raise its limit, or set a smaller "
+        "--max-connections"
+    ]
+    close(doors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from takeoff.errors import StartError
@@ -23,6 +24,7 @@ TITLES = {  # by the setting that holds the port; the front door comes first
     "openai_port": "OpenAI API",
 }
 CLOSING_S = 2.0  # for responses that have ended to reach their clients
+OWN_DESCRIPTORS = 256  # files, and pipes to the readers' processes, also to those that follow dead ones
 
 
 class Doors:
@@ -45,6 +47,12 @@ class Doors:
         except StartError:
             self._close_sockets()
             raise
+        wanted = len(self._sockets) * settings.max_connections + OWN_DESCRIPTORS
+        if (most := _raise_open_files(wanted)) < wanted:
+            self.notes.append(
+                f"the system allows {most} open files, and connections may take {wanted}: raise its limit, "
+                "or set a smaller --max-connections"
+            )
 
     @property
     def ports(self) -> dict[str, int]:
@@ -103,3 +111,20 @@ class Doors:
     def _close_sockets(self) -> None:
         for sock in self._sockets.values():
             sock.close()
+
+
+def _raise_open_files(wanted: int) -> int:
+    """Let this process have so many open files, as far as the system allows it; returns how many it may.
+
+    The usual limit is 1,024, which connections could use up: then no engine could be started.
+    """
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
