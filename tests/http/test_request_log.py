@@ -285,9 +285,11 @@ def test_addresses_can_be_left_out(told: Told) -> None:
 
 def test_a_connection_that_is_refused_has_a_line(told: Told) -> None:
     async def exchange() -> None:
-        async with open_door(logs=told.logs, max_connections=1, max_header_bytes=1_024) as door:
-            first = await door.connect()
-            await asyncio.sleep(0)
+        service = FakeService()
+        service.gate = asyncio.Event()
+        async with open_door(service, logs=told.logs, max_connections=1, max_header_bytes=1_024) as door:
+            first = await door.connect(request_bytes("/generate", {"text": "a"}))
+            await service.taken.wait()
             await door.exchange(request_bytes("/healthz"))
             first.leave()
             await asyncio.sleep(0.05)
@@ -296,6 +298,7 @@ def test_a_connection_that_is_refused_has_a_line(told: Told) -> None:
     run(exchange())
     assert [(line["event"], line["status"], line["state"]) for line in told] == [
         ("connection", 503, "refused"),
+        ("request", 499, "cancelled"),
         ("connection", 431, "refused"),
     ]
     assert told[0]["reason"] == "1 connections are open, which is the limit"

@@ -25,8 +25,10 @@ from tests.http.door import (
 from takeoff.errors import StartError
 from takeoff.http import server
 from takeoff.http.server import listen
+from takeoff.settings import Settings
 
 HELLO_CHUNKS = "\r\n5\r\nHello\r\n7\r\n wörld\r\n1\r\n!\r\n0\r\n\r\n".encode()
+NUM_WAITING = 2_000  # connections
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
@@ -215,12 +217,14 @@ def test_a_whole_header_is_held_to_the_same_limit(where: str) -> None:
 # --- connections --------------------------------------------------------------------------------
 
 
-def test_too_many_connections_are_refused_until_one_closes() -> None:
+def test_too_many_connections_with_requests_are_refused_until_one_closes() -> None:
     async def work() -> None:
-        async with open_door(max_connections=2) as door:
-            held = [await door.connect(HEALTH) for _ in range(2)]
-            for client in held:
-                assert (await client.answer()).startswith(OK)
+        service = FakeService()
+        service.gate = asyncio.Event()
+        async with open_door(service, max_connections=2) as door:
+            held = [await door.connect(request_bytes("/generate", {"text": "a"})) for _ in range(2)]
+            while len(service.generations) < 2:  # noqa: ASYNC110  (no event tells)
+                await asyncio.sleep(0.005)
             for _ in range(5):
                 data = await door.exchange(HEALTH)
                 assert data.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -229,8 +233,66 @@ def test_too_many_connections_are_refused_until_one_closes() -> None:
             once = request_bytes("/healthz", None, b"connection: close")
             while not (await door.exchange(once)).startswith(OK):  # noqa: ASYNC110  (no event tells)
                 await asyncio.sleep(0.005)
-            held[1].send(HEALTH)
-            assert (await held[1].answer()).startswith(OK)
+            service.gate.set()
+            assert b'"message"' in await held[1].answer()
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_connections": 3}, {"max_connections_per_client": 3}], ids=["all", "of one address"]
+)
+def test_of_too_many_connections_the_one_gives_way_that_was_longest_without_a_request(
+    limits: dict[str, int],
+) -> None:
+    """The order is that of their last requests, of those that never had one that of their coming."""
+
+    async def work() -> None:
+        service = FakeService()
+        service.gate = asyncio.Event()
+        async with open_door(service, **limits) as door:
+            busy = await door.connect(HEALTH + request_bytes("/generate", {"text": "a"}))
+            assert (await busy.answer()).startswith(OK)
+            await service.taken.wait()
+            half = await door.connect(b"GET /healthz HT")
+            idle = await door.connect(HEALTH)
+            assert (await idle.answer()).startswith(OK)
+            newest = await door.connect(HEALTH)
+            assert (await newest.answer()).startswith(OK)
+            assert await half.rest() == b"", "its header has never been whole"
+            await asyncio.sleep(0.01)
+            idle.send(HEALTH)
+            assert (await idle.answer()).startswith(OK)
+            again = await door.connect(HEALTH)
+            assert (await again.answer()).startswith(OK)
+            assert await newest.rest() == b"", "the other has had an answer since"
+            service.gate.set()
+            assert b'"message"' in await busy.answer()
+
+    run(work())
+
+
+def test_two_thousand_connections_that_only_wait_keep_nobody_out() -> None:
+    """More than are allowed: half of them give way, each new client is answered, and a stream goes on."""
+
+    async def work() -> None:
+        service = FakeService()
+        service.gate = asyncio.Event()
+        async with open_door(service, header_timeout_s=60.0) as door:
+            stream = await door.connect(request_bytes("/generate", {"text": "a"}))
+            await service.taken.wait()
+            first = await door.connect()
+            held = [await door.connect() for _ in range(NUM_WAITING)]
+            assert await first.rest() == b""
+            for _ in range(20):
+                client = await door.connect(HEALTH)
+                assert (await client.answer()).startswith(OK)
+            await asyncio.sleep(0.05)
+            closed = sum(each.reader.at_eof() for each in held)
+            num_open = 1 + len(held) - closed + 20
+            assert num_open == Settings().max_connections == 1_024
+            service.gate.set()
+            assert b'"message"' in await stream.answer()
 
     run(work())
 

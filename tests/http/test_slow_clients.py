@@ -8,6 +8,8 @@ import socket
 import pytest
 from tests.http.door import HEALTH, OK, Client, FakeService, OpenDoor, open_door, request_bytes, run
 
+from takeoff.http import server
+
 PIECE = "x" * 100_000
 SCRIPT = (PIECE,) * 300  # more than the kernel holds for anyone
 IS_CUT_S = 0.3
@@ -85,14 +87,40 @@ def test_a_client_that_is_slow_but_takes_something_gets_all() -> None:
     run(work())
 
 
+def test_a_client_that_takes_too_little_is_cut_off_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sip now and then it would else hold what is to be sent to it for as long as it likes."""
+    monkeypatch.setattr(server, "LEAST_TAKEN_BYTES_PER_S", 200_000)
+
+    async def sip(client: Client) -> None:
+        while await client.reader.read(4_096):  # noqa: ASYNC110  (nothing to wait for: it is slow)
+            await asyncio.sleep(0.1)
+
+    async def work() -> None:
+        service = FakeService(SCRIPT)
+        async with open_door(service, send_timeout_s=IS_CUT_S, max_connections=1) as door:
+            client = await lazy(door, request_bytes("/generate_stream", {"text": "a"}))
+            await service.taken.wait()
+            (generation,) = service.generations
+            sipping = asyncio.create_task(sip(client))
+            await generation.is_cancelled.wait()
+            assert generation.completion_tokens < len(SCRIPT)
+            await until_nobody_is_there(door)
+            sipping.cancel()
+            client.leave()
+
+    run(work())
+
+
 def test_of_one_address_no_more_connections_are_served_than_are_allowed() -> None:
     async def work() -> None:
+        service = FakeService()
+        service.gate = asyncio.Event()
         async with open_door(
-            host="0.0.0.0", allowed_host=("localhost",), max_connections_per_client=2
+            service, host="0.0.0.0", allowed_host=("localhost",), max_connections_per_client=2
         ) as door:
-            held = [await door.connect(HEALTH) for _ in range(2)]
-            for client in held:
-                assert (await client.answer()).startswith(OK)
+            held = [await door.connect(request_bytes("/generate", {"text": "a"})) for _ in range(2)]
+            while len(service.generations) < 2:  # noqa: ASYNC110  (no event tells)
+                await asyncio.sleep(0.005)
             refused = await door.exchange(HEALTH)
             assert refused.startswith(b"HTTP/1.1 503 ")
             assert refused.endswith(

@@ -9,8 +9,8 @@ import logging
 import socket
 import sys
 import termios
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -24,6 +24,7 @@ from takeoff.http.tls import tls_context
 from takeoff.settings import Settings
 
 KEEP_ALIVE_S = 30  # a connection waits this long for its next request
+LEAST_TAKEN_BYTES_PER_S = 240  # of an answer, by a client that is not cut off for being slow
 
 _REASONS = {
     400: "Bad Request",
@@ -153,17 +154,16 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
         header_bytes = 0
         header_timer: asyncio.TimerHandle | None = None
         send_timer: asyncio.TimerHandle | None = None
+        waits_since: float | None = None  # for a request's header to be whole; None: one is in work
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.logger = answers
-            if len(self.connections) > settings.max_connections:
-                self._refuse(503, f"{settings.max_connections} connections are open, which is the limit")
-            elif self._num_of_client() > (settings.max_connections_per_client or settings.max_connections):
-                limit = f"{settings.max_connections_per_client} connections of this address are open"
-                self._refuse(503, f"{limit}, which is the limit")
-            else:
+            if (full := self._full()) is None:
+                self.waits_since = self.loop.time()
                 self._start_timer()
+            else:
+                self._refuse(503, full)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -179,6 +179,8 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
             super().on_response_complete()
             if self.transport.is_closing():
                 self._watch_sending()
+            elif self.cycle is None or self.cycle.response_complete:  # the last that came: none is behind
+                self.waits_since = self.loop.time()
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
@@ -200,6 +202,7 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
 
         def on_headers_complete(self) -> None:
             self._stop_timer()
+            self.waits_since = None
             super()._unset_keepalive_if_required()
             self.header_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if self.header_bytes > settings.max_header_bytes:
@@ -246,16 +249,22 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
 
         def _check_sending(self, size: int) -> None:
             self.send_timer = None
-            if _unsent_bytes(self.transport) < size:
+            taken = size - _unsent_bytes(self.transport)
+            if taken >= min(size, LEAST_TAKEN_BYTES_PER_S * settings.send_timeout_s):
                 self._watch_sending()
             else:
                 self.transport.abort()
 
-        def _num_of_client(self) -> int:
-            """Connections from the address of this one."""
-            if settings.max_connections_per_client is None:
-                return 1
-            return sum(_host(each.transport) == _host(self.transport) for each in self.connections)
+        def _full(self) -> str | None:
+            """Why there is no room for this connection; None: there is, or another has made it."""
+            most = settings.max_connections
+            if len(self.connections) > most and not _made_room(self.connections, most):
+                return f"{most} connections are open, which is the limit"
+            if (most := settings.max_connections_per_client or 0) and len(self.connections) > most:
+                host = _host(self.transport)
+                if not _made_room([each for each in self.connections if _host(each.transport) == host], most):
+                    return f"{most} connections of this address are open, which is the limit"
+            return None
 
         def _header_is_late(self) -> None:
             self._refuse(408, f"the header did not arrive within {settings.header_timeout_s:g} s")
@@ -281,6 +290,21 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
             self._watch_sending()
 
     return cast(type[asyncio.Protocol], LimitedProtocol)
+
+
+def _made_room(connections: Iterable[Any], most: int) -> bool:
+    """Whether `most` of them are open at most, if need be without the one that has longest had no request.
+
+    Any that waits for one may be closed at any time; so who only holds connections keeps nobody out.
+    """
+    present = [each for each in connections if not each.transport.is_closing()]
+    if len(present) <= most:
+        return True
+    waiting = [each for each in present if each.waits_since is not None]
+    longest = min(waiting, key=lambda each: each.waits_since, default=None)
+    if longest is not None:
+        longest.transport.close()
+    return longest is not None
 
 
 def _is_a_fault(record: logging.LogRecord) -> bool:

@@ -293,7 +293,10 @@ class Settings(ReaderSettings):
         description="An event stream that has had no news for so long says so, for proxies to keep it",
     )
     send_timeout_s: float = Field(
-        60.0, gt=0, le=3_600, description="A client that takes nothing of its answer for so long is cut off"
+        60.0,
+        gt=0,
+        le=3_600,
+        description="A client that for so long takes less than 240 bytes a second of its answer is cut off",
     )
     resume_max_s: float = Field(
         60.0,
@@ -308,7 +311,13 @@ class Settings(ReaderSettings):
     max_resumable: int = Field(
         64, ge=1, le=65_536, description="Such streams at a time, each of up to `resume_kb`; beyond: 429"
     )
-    max_connections: int = Field(1_024, ge=1, le=65_536, description="Open client connections, at each door")
+    max_connections: int = Field(
+        1_024,
+        ge=1,
+        le=65_536,
+        description="Open client connections, at each door; beyond: the one gives way that has longest had "
+        "no request in work, and where all have one a new one gets a 503",
+    )
     max_connections_per_client: int | None = Field(
         None,
         ge=1,
