@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import stat
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,6 +87,43 @@ def test_what_could_not_be_written_is_counted_in_the_file_once_it_can(
     assert "requests.jsonl can't be written: [Errno 2]" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("num_bytes", [0, 5], ids=["taken whole or not at all", "half a line taken"])
+def test_after_a_full_disk_every_line_that_is_whole_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int
+) -> None:
+    path, write, is_full = tmp_path / "requests.jsonl", os.write, threading.Event()
+
+    def limited(fd: int, data: bytes) -> int:
+        """Nothing goes behind the last bytes of a disk."""
+        if not is_full.is_set():
+            return write(fd, data)
+        if num_bytes and os.fstat(fd).st_size == size_before:
+            return write(fd, data[:num_bytes])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lines.os, "write", limited)
+    writer = LineWriter(path)
+    writer.tell({"number": 0})
+    wait_told(path, 1)
+    size_before = path.stat().st_size
+    is_full.set()
+    writer.tell({"number": 1})
+    deadline = time.monotonic() + LIMIT_S
+    while writer._num_lost == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    is_full.clear()
+    writer.tell({"number": 2})
+    writer.close()
+    found = path.read_text().splitlines()
+    assert "" not in found
+    whole = [json.loads(line) for line in found if line.endswith("}")]
+    assert [each.get("number", each.get("lines")) for each in whole] == [0, 1, 2], (
+        "second, how many were lost"
+    )
+    assert len(found) == 3 + bool(num_bytes)
+
+
 def test_a_pipe_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     monkeypatch.setattr(lines, "STDERR", writing)
@@ -113,6 +153,38 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatc
     numbers = [each["number"] for each in found if "number" in each]
     assert numbers == sorted(set(numbers))
     assert len(numbers) + sum(each["lines"] for each in found if "lines" in each) == 10_000
+
+
+def test_nobody_waits_for_who_does_not_read_the_log_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(lines, "STDERR", writing)
+    monkeypatch.setattr(lines, "CLOSING_S", LIMIT_S)
+    root, before = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    handlers = [*root.handlers, before]
+    monkeypatch.setattr(root, "handlers", handlers)
+    found: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reading, 65_536):
+            found.append(piece)
+
+    reader = threading.Thread(target=read)
+    with opened_logs(Settings(request_log="off", audit_log=tmp_path / "audit.jsonl")):
+        assert before not in root.handlers
+        started = time.monotonic()
+        for number in range(2_000):
+            logging.getLogger("takeoff.test").warning("%d %s", number, "x" * 100)
+        assert time.monotonic() - started < 2.0
+        reader.start()
+    assert root.handlers == handlers
+    os.close(writing)
+    reader.join(LIMIT_S)
+    os.close(reading)
+    told = b"".join(found).splitlines()
+    assert [int(line.split()[-2]) for line in told] == list(range(2_000))
+    assert told[0].endswith(b"WARNING takeoff.test: 0 " + b"x" * 100)
 
 
 def test_a_file_that_can_not_be_written_is_refused_before_anything_else(tmp_path: Path) -> None:

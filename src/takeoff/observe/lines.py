@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from takeoff.errors import SettingsError
+from takeoff.observe.logs import written_by
 from takeoff.settings import Settings
 
 MAX_WAITING_BYTES = 4 << 20
@@ -54,7 +55,13 @@ class LineWriter:
 
     def tell(self, facts: dict[str, Any]) -> None:
         """Write `facts` with the time; returns at once, from any thread."""
-        line = line_of(facts)
+        self._add(line_of(facts))
+
+    def say(self, text: str) -> None:
+        """Write `text` as it is; returns at once, from any thread."""
+        self._add(text.encode("utf-8", "backslashreplace") + b"\n")
+
+    def _add(self, line: bytes) -> None:
         with self._changed:
             if self._num_bytes + len(line) > MAX_WAITING_BYTES:
                 self._num_lost += 1
@@ -99,10 +106,9 @@ class LineWriter:
         fd = STDERR if self._path is None else open_lines(self._path)
         try:
             rest = memoryview(b"\n" + data if self._is_torn else data)
-            self._is_torn = True
             while rest:
                 rest = rest[os.write(fd, rest) :]
-            self._is_torn = False
+                self._is_torn = bool(rest)
         finally:
             if self._path is not None:
                 os.close(fd)
@@ -110,7 +116,7 @@ class LineWriter:
 
 @contextmanager
 def opened_logs(settings: Settings) -> Iterator[Logs]:
-    """The logs that the settings name, until the end of the block.
+    """The logs that the settings name, until the end of the block; in it no log line waits for its reader.
 
     Raises:
         SettingsError: the file of the requests can't be written.
@@ -124,14 +130,14 @@ def opened_logs(settings: Settings) -> Iterator[Logs]:
             raise SettingsError(f"{path} can't be written: {exc.strerror}", param="request_log") from exc
     with suppress(OSError):  # then the log says so, when there is something to tell
         settings.audit_path.parent.mkdir(parents=True, exist_ok=True)
-    audit = LineWriter(settings.audit_path)
-    requests = None if path is None else LineWriter(path if isinstance(path, Path) else None)
+    stderr, audit = LineWriter(None), LineWriter(settings.audit_path)
+    requests = LineWriter(path) if isinstance(path, Path) else stderr
     try:
-        yield Logs(None if requests is None else requests.tell, audit.tell)
+        with written_by(stderr.say):
+            yield Logs(None if path is None else requests.tell, audit.tell)
     finally:
-        audit.close()
-        if requests is not None:
-            requests.close()
+        for writer in {audit, requests, stderr}:
+            writer.close()
 
 
 def line_of(facts: dict[str, Any]) -> bytes:
