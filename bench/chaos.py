@@ -19,10 +19,8 @@ import asyncio
 import contextlib
 import json
 import random
-import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,14 +181,11 @@ async def run(
 def serving(flags: list[str]) -> Iterator[Server]:
     """A server, and somebody who reads what it says."""
     server = Server(*ONE_DOOR, *flags)
-    assert server.process.stderr is not None
-    copying = (server.process.stderr, sys.stderr)
-    threading.Thread(target=shutil.copyfileobj, args=copying, daemon=True).start()
+    server.copy_to(sys.stderr)
     try:
         yield server
     finally:
-        server.process.terminate()
-        server.process.wait()
+        server.stop()
 
 
 def main() -> None:

@@ -14,17 +14,15 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
+from made_keys import make_keys
 from server import ONE_DOOR, Server
 
 from takeoff.bench.client import Trace, Work, complete
 from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import Target
-from takeoff.keys.file import change_keys
-from takeoff.keys.key import ALL_SCOPES, Key, digest_of, new_id, new_secret
 
 LIGHT = 9
 LIGHT_WORDS, LIGHT_TOKENS = 40, 16
@@ -53,23 +51,6 @@ class Side:
     @property
     def p95_s(self) -> float:
         return statistics.quantiles([t.ttft_s for t in self.traces if t.error is None], n=100)[94]
-
-
-def make_keys(path: Path) -> list[str]:
-    """A file of ten keys; returns their secrets, the flood's last. It may see the metrics too."""
-    secrets = [new_secret() for _ in range(LIGHT + 1)]
-    made = [
-        Key(
-            id=new_id(),
-            name=f"key{number}",
-            sha256=digest_of(secret.encode()).hex(),
-            created=datetime.now(UTC),
-            scopes=ALL_SCOPES,
-        )
-        for number, secret in enumerate(secrets)
-    ]
-    change_keys(path, lambda _: made)
-    return secrets
 
 
 async def be_light(target: Target, prompts: Prompts, pause_s: float, until: float, side: Side) -> None:
@@ -121,7 +102,7 @@ def main() -> None:
     alone, beside = Side(), Side()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "keys.json")
-        secrets = make_keys(path)
+        secrets = make_keys(path, LIGHT + 1)  # the flood's is the last
         server = Server(*ONE_DOOR, "--keys-file", str(path), *flags)
         try:
             host, port = server.url.removeprefix("http://").split(":")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from typing import TextIO
 
 ONE_DOOR = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]  # the first only
 
@@ -31,6 +34,13 @@ class Server:
                 return line
         raise SystemExit(self.said)
 
+    def copy_to(self, target: TextIO) -> None:
+        """Let somebody read what it says from now on: nobody else can, and it never waits for a reader."""
+        assert self.process.stderr is not None
+        copying = (self.process.stderr, target)
+        threading.Thread(target=shutil.copyfileobj, args=copying, daemon=True).start()
+
     def stop(self) -> None:
+        """After `copy_to`, too."""
         self.process.terminate()
-        self.process.communicate()
+        self.process.wait()
