@@ -1,10 +1,11 @@
-.PHONY: help setup serve test check chaos
+.PHONY: help setup serve test check chaos soak
 
 help:
 	@echo "make serve   set up and serve on 127.0.0.1:8000 (ARGS='--port 9000' for flags)"
 	@echo "make setup   make .venv with the locked dependencies"
 	@echo "make test    run every test (ARGS='-k name' for some)"
 	@echo "make chaos   kill the engine 100 times under 16 streams, and compare their texts"
+	@echo "make soak    half an hour of mixed traffic with kills, and whether anything grows"
 	@echo "make check   ruff, mypy --strict and the import test"
 
 setup:
@@ -15,5 +16,7 @@ test:
 	@./setup.sh test $(ARGS)
 chaos:
 	@./setup.sh chaos $(ARGS)
+soak:
+	@./setup.sh soak $(ARGS)
 check:
 	@./setup.sh check

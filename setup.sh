@@ -5,6 +5,7 @@
 #   ./setup.sh serve ...    set up, then takeoff serve ...
 #   ./setup.sh test ...     set up with the tools of development, then pytest ...
 #   ./setup.sh chaos ...    set up with the tools of development, then bench/chaos.py ...
+#   ./setup.sh soak ...     set up with the tools of development, then bench/soak.py ...
 #   ./setup.sh check        set up with the tools of development, then ruff, mypy and the import test
 #
 # PYTHON           the interpreter; else the newest of python3.11 to 3.14 on PATH that runs
@@ -368,6 +369,7 @@ main() {
     client) make_client "$@" ;;
     test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
     chaos) set_up dev; exec "$venv/bin/python" bench/chaos.py "$@" ;;
+    soak) set_up dev; exec "$venv/bin/python" bench/soak.py "$@" ;;
     check)
       set_up dev
       "$venv/bin/ruff" format --check .
@@ -375,7 +377,7 @@ main() {
       "$venv/bin/mypy" src
       exec "$venv/bin/python" -m pytest tests/test_imports.py
       ;;
-    *) die "unknown verb $verb: it is one of serve, test, chaos, check, or none to set up" ;;
+    *) die "unknown verb $verb: it is one of serve, test, chaos, soak, check, or none to set up" ;;
   esac
 }
 
