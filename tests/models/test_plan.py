@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile, Tensor
+from takeoff.models.gpu import HOST_BYTES
 from takeoff.models.machine import Machine
 from takeoff.models.plan import make_plan
 from takeoff.settings import Settings
@@ -213,3 +215,50 @@ def test_the_device_decides_whether_a_gpu_is_used() -> None:
     assert make_plan(model(), Settings(device="cuda"), machine(24 * GB, gpu=8 * GB)).n_gpu_layers == 31
     with pytest.raises(PlanError, match="device cuda: no GPU was found"):
         make_plan(model(), Settings(device="cuda"), machine(24 * GB))
+    without = replace(machine(24 * GB), gpu_missing="this llama.cpp was built without CUDA")
+    assert make_plan(model(), Settings(), without).n_gpu_layers == 0
+    with pytest.raises(PlanError, match=r"device cuda: this llama\.cpp was built without CUDA") as caught:
+        make_plan(model(), Settings(device="cuda"), without)
+    assert caught.value.hint is not None
+    assert "CMAKE_ARGS=-DGGML_CUDA=on" in caught.value.hint
+
+
+def test_what_is_on_the_gpu_is_planned_there_and_not_here() -> None:
+    few = Settings(max_slots=16, context=4096, standby="off")
+    here = make_plan(model(), few, machine(24 * GB))
+    there = make_plan(model(), few, machine(24 * GB, gpu=8 * GB))
+    assert (there.weights_bytes, there.kv_bytes) == (0, 0)
+    assert there.gpu is not None
+    assert (there.gpu.weights_bytes, there.gpu.kv_bytes) == (here.weights_bytes, here.kv_bytes)
+    assert here.total_bytes - there.total_bytes == here.weights_bytes + here.kv_bytes - HOST_BYTES
+    assert there.lines()[-1].endswith("MB   31 of 31 layers, of 8,000 MB there are")
+    some = make_plan(
+        model(), Settings(max_slots=16, context=4096, gpu_layers=11), machine(24 * GB, gpu=8 * GB)
+    )
+    assert some.kv_bytes == here.kv_bytes - here.kv_bytes * 10 // 30
+
+
+def test_layers_on_the_gpu_come_before_longer_slots() -> None:
+    roomy = make_plan(model(), Settings(), machine(24 * GB, gpu=80 * GB))
+    tight = make_plan(model(), Settings(), machine(24 * GB, gpu=2 * GB))
+    assert roomy.slots == ((16, 4096), (4, 8192))
+    assert (roomy.n_gpu_layers, tight.n_gpu_layers) == (31, 31)
+    assert tight.kv_bytes < roomy.gpu_bytes / 2
+    assert tight.gpu is not None
+    assert tight.gpu.fits
+
+
+def test_what_was_asked_for_on_the_gpu_and_does_not_fit_there_is_refused() -> None:
+    with pytest.raises(
+        PlanError, match=r"31 of 31 layers of m need .* on the GPU, and 1,000 MB are free there"
+    ):
+        make_plan(model(), Settings(gpu_layers=99, max_slots=32, context=8192), machine(24 * GB, gpu=GB))
+    with pytest.raises(PlanError, match="of m not one layer fits into the 100 MB that are free on the GPU"):
+        make_plan(model(), Settings(device="cuda"), machine(24 * GB, gpu=0.1 * GB))
+    assert make_plan(model(), Settings(), machine(24 * GB, gpu=0.1 * GB)).n_gpu_layers == 0
+
+
+def test_one_reader_leaves_the_next_less_of_both_memories() -> None:
+    left = machine(24 * GB, gpu=8 * GB).without(4 * GB, 3 * GB)
+    assert (left.memory_available_bytes, left.gpu_free_bytes) == (20 * GB, 5 * GB)
+    assert machine(24 * GB).without(4 * GB, 0).gpu_free_bytes is None

@@ -71,10 +71,19 @@ def _machine() -> Iterator[Finding]:
     total, free = machine.memory_total_bytes / 1e9, machine.memory_available_bytes / 1e9
     yield Finding("memory", "ok", f"{free:.1f} GB free of {total:.1f}")
     yield _huge_pages()
-    gpu = machine.gpu_free_bytes
-    yield Finding(
-        "GPU", "without" if gpu is None else "ok", "none" if gpu is None else f"{gpu / 1e9:.1f} GB free"
-    )
+    yield _gpu()
+
+
+def _gpu() -> Finding:
+    from takeoff.models.gpu import find_gpu, why_unusable
+
+    gpu, unusable = find_gpu(), why_unusable()
+    if gpu is None:
+        return Finding("GPU", "without", "none")
+    detail = f"{gpu.name}, {gpu.free_bytes / 1e9:.1f} GB free"
+    if unusable is not None:
+        return Finding("GPU", "without", f"{detail}; {unusable}: CMAKE_ARGS=-DGGML_CUDA=on ./setup.sh")
+    return Finding("GPU", "ok", detail)
 
 
 def _huge_pages() -> Finding:

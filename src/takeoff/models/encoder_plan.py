@@ -30,6 +30,11 @@ class EncoderPlan:
     available_bytes: int
 
     @property
+    def gpu_bytes(self) -> int:
+        """Encoders compute on the processor."""
+        return 0
+
+    @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.compute_bytes + self.process_bytes
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
+
+from takeoff.models.gpu import find_gpu, why_unusable
 
 # Share of the bandwidth limit that decoding one stream reaches, as measured on two small models.
 DECODE_EFFICIENCY = 0.6
@@ -23,17 +23,31 @@ READ_BYTES = 128 << 20  # more than any cache holds
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Memory in bytes. `gpu_free_bytes` is None where there is no GPU that we can ask."""
+    """Memory in bytes. `gpu_free_bytes` is None where no GPU can be used, and `gpu_missing` says why."""
 
     cores: int
     memory_total_bytes: int
     memory_available_bytes: int
     gpu_free_bytes: int | None = None
+    gpu_missing: str = "no GPU was found"
+
+    def without(self, num_bytes: int, gpu_bytes: int) -> Machine:
+        """What is left when so much of its memory, and so much of the GPU's, is taken."""
+        left, gpu_left = self.memory_available_bytes - num_bytes, self.gpu_free_bytes
+        if gpu_left is not None:
+            gpu_left = max(gpu_left - gpu_bytes, 0)
+        return replace(self, memory_available_bytes=max(left, 0), gpu_free_bytes=gpu_left)
 
 
 def read_machine() -> Machine:
     """Ask the system, within the limits of our control group."""
-    return Machine(_usable_cores(), *_memory(), _gpu_free_bytes())
+    cores, memory = _usable_cores(), _memory()
+    gpu, unusable = find_gpu(), why_unusable()
+    if gpu is None:
+        return Machine(cores, *memory)
+    if unusable is not None:
+        return Machine(cores, *memory, gpu_missing=unusable)
+    return Machine(cores, *memory, gpu.free_bytes)
 
 
 def logical_cores() -> int:
@@ -130,16 +144,3 @@ def _read_words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
-
-
-def _gpu_free_bytes() -> int | None:
-    """Free memory of the first NVIDIA GPU."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    query = [command, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
-        return int(answer.stdout.split()[0]) << 20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None

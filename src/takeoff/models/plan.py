@@ -9,6 +9,7 @@ from functools import partial
 from takeoff.errors import PlanError, SettingsError
 from takeoff.models.gguf import GgufFile
 from takeoff.models.gguf_types import TENSOR_TYPES
+from takeoff.models.gpu import HOST_BYTES, OnGpu, most_that_fits, placed
 from takeoff.models.lora import LoraFile
 from takeoff.models.machine import Machine
 from takeoff.models.projector import ProjectorFile
@@ -31,14 +32,14 @@ _FULL_LAYER_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the engine will be told, and what it will take. Sizes in bytes."""
+    """What the engine will be told, and what it will take. Sizes in bytes, without what the GPU holds."""
 
     slots: Layout
     n_batch: int
     n_ubatch: int
     n_threads: int
     n_threads_prefill: int
-    n_gpu_layers: int
+    gpu: OnGpu | None
     flash_attention: bool
     kv_type: str
     speculation: bool
@@ -68,6 +69,14 @@ class Plan:
         )
 
     @property
+    def n_gpu_layers(self) -> int:
+        return 0 if self.gpu is None else self.gpu.num_layers
+
+    @property
+    def gpu_bytes(self) -> int:
+        return 0 if self.gpu is None else self.gpu.total_bytes
+
+    @property
     def n_slots(self) -> int:
         """Sequences decoded together, beside those in long slots if there are some."""
         return self.slots[0].num_slots
@@ -79,7 +88,13 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.total_bytes <= self.available_bytes
+        return self.total_bytes <= self.available_bytes and (self.gpu is None or self.gpu.fits)
+
+    def is_within(self, limit_bytes: int, gpu_share: float) -> bool:
+        """Whether it takes at most so much memory, and so much of what is free on the GPU."""
+        return self.total_bytes <= limit_bytes and (
+            self.gpu is None or self.gpu.total_bytes <= self.gpu.free_bytes * gpu_share
+        )
 
     def lines(self) -> list[str]:
         """The plan, a line for each part."""
@@ -87,6 +102,7 @@ class Plan:
         parking = [f"between slots  {megabytes(self.parking_bytes)}   at most"] if self.parking_bytes else []
         projector = [f"images         {megabytes(self.projector_bytes)}"] if self.projector_bytes else []
         standby = [f"standby        {megabytes(self.standby_bytes)}"] if self.standby_bytes else []
+        gpu = [f"on the GPU     {megabytes(self.gpu_bytes)}   {_told_gpu(self.gpu)}"] if self.gpu else []
         return [
             f"weights        {megabytes(self.weights_bytes)}",
             *loras,
@@ -98,7 +114,12 @@ class Plan:
             f"processes      {megabytes(self.process_bytes)}",
             *standby,
             together(self.total_bytes, self.available_bytes),
+            *gpu,
         ]
+
+
+def _told_gpu(gpu: OnGpu) -> str:
+    return f"{gpu.num_layers} of {gpu.of_layers} layers, of {megabytes(gpu.free_bytes).strip()} there are"
 
 
 def plannable_bytes(settings: ReaderSettings, machine: Machine) -> int:
@@ -174,15 +195,25 @@ def _chosen(
     limit = available if settings.memory_gb is not None else int(available * DEFAULT_SHARE)
     roomy_limit = available if settings.memory_gb is not None else int(available * ROOMY_SHARE)
     wish = _wish(model, settings)
+    plans = [beside(_plan(model, settings, machine, layout, available)) for layout in layouts(wish)]
+    most_layers = max(plan.n_gpu_layers for plan in plans)  # a GPU for more layers, before longer slots
+    if settings.device == "cuda" and settings.gpu_layers == "auto" and not most_layers:
+        there = megabytes(machine.gpu_free_bytes or 0).strip()
+        raise PlanError(
+            f"device cuda: of {model.name} not one layer fits into the {there} that are free on the GPU",
+            hint="--device cpu",
+        )
     if (roomy := roomy_layout(wish)) is not None:
         plan = beside(_plan(model, settings, machine, roomy, available))
-        if plan.total_bytes <= roomy_limit:
+        if plan.is_within(roomy_limit, ROOMY_SHARE) and plan.n_gpu_layers == most_layers:
             return plan
-    plans = [beside(_plan(model, settings, machine, layout, available)) for layout in layouts(wish)]
-    smallest = min(plans, key=lambda plan: plan.total_bytes)
-    chosen = next((plan for plan in plans if plan.total_bytes <= limit), smallest)
+    of_most = [plan for plan in plans if plan.n_gpu_layers == most_layers]
+    smallest = min(of_most, key=lambda plan: plan.total_bytes + plan.gpu_bytes)
+    chosen = next((plan for plan in of_most if plan.is_within(limit, DEFAULT_SHARE)), smallest)
     if chosen.fits:
         return chosen
+    if chosen.gpu is not None and not chosen.gpu.fits:
+        raise _refusal_of_gpu(chosen.gpu, model)
     raise _refusal(plans[0], model, settings, machine, beside)
 
 
@@ -222,6 +253,15 @@ def _refusal(
     )
 
 
+def _refusal_of_gpu(gpu: OnGpu, model: GgufFile) -> PlanError:
+    needed, there = megabytes(gpu.total_bytes).strip(), megabytes(gpu.free_bytes).strip()
+    return PlanError(
+        f"{gpu.num_layers} of {gpu.of_layers} layers of {model.name} need {needed} on the GPU, "
+        f"and {there} are free there",
+        hint="--gpu-layers auto, a shorter --context, or --device cpu",
+    )
+
+
 def _plan(
     model: GgufFile,
     settings: ReaderSettings,
@@ -243,13 +283,6 @@ def _plan(
     # that are computed together differ in their last bits from those that are computed one by one.
     speculation = settings.speculation != "off" and not settings.deterministic and not model.sliding_window
     outputs = max(count, DRAFT_OUTPUTS) if speculation else count
-    layers = gpu_layers(model, settings, machine)
-    if layers and settings.standby == "on":
-        raise SettingsError(
-            "--standby on: on a GPU the weights would be in memory twice",
-            hint="--standby off",
-            param="standby",
-        )
     threads = settings.threads or machine.cores
     ubatch = min(settings.ubatch, settings.batch)
     cache_bytes = settings.prefix_cache_mb << 20
@@ -258,51 +291,63 @@ def _plan(
     parking_bytes = min(
         movers * _kv_bytes(model, 1, slots[0].context, ubatch, settings.kv_type), cache_bytes // PARKING_SHARE
     )
+    weights_bytes = model.tensor_bytes + model.repacked_bytes
+    kv_bytes = sum(_kv_bytes(model, each.num_slots, each.context, ubatch, settings.kv_type) for each in slots)
+    compute_bytes = sum(
+        _compute_bytes(model, outputs, each.context, ubatch, flash_attention=is_certain) for each in slots
+    )
+    gpu = _on_gpu(model, settings, machine, kv_bytes, compute_bytes)
+    if gpu is not None:
+        if settings.standby == "on":
+            raise SettingsError(
+                "--standby on: on a GPU the weights would be in memory twice",
+                hint="--standby off",
+                param="standby",
+            )
+        weights_bytes -= weights_bytes * gpu.num_layers // gpu.of_layers
+        kv_bytes -= gpu.kv_bytes
     return Plan(
         slots=slots,
         n_batch=max(settings.batch, 2 * count),
         n_ubatch=ubatch,
         n_threads=threads,
         n_threads_prefill=settings.threads_prefill or threads,
-        n_gpu_layers=layers,
+        gpu=gpu,
         flash_attention=flash_attention,
         speculation=speculation,
         n_outputs=outputs,
         kv_type=settings.kv_type,
-        weights_bytes=model.tensor_bytes + model.repacked_bytes,
-        kv_bytes=sum(
-            _kv_bytes(model, each.num_slots, each.context, ubatch, settings.kv_type) for each in slots
-        ),
-        compute_bytes=sum(
-            _compute_bytes(model, outputs, each.context, ubatch, flash_attention=is_certain) for each in slots
-        ),
+        weights_bytes=weights_bytes,
+        kv_bytes=kv_bytes,
+        compute_bytes=compute_bytes,
         cache_bytes=cache_bytes - parking_bytes,
         parking_bytes=parking_bytes,
-        process_bytes=PROCESS_BYTES,
+        process_bytes=PROCESS_BYTES + (HOST_BYTES if gpu else 0),
         available_bytes=available,
     )
 
 
-def gpu_layers(model: GgufFile, settings: ReaderSettings, machine: Machine) -> int:
-    """Layers to put on the GPU: as many as fit into what is free on it, or as many as were asked for.
+def _on_gpu(
+    model: GgufFile, settings: ReaderSettings, machine: Machine, kv_bytes: int, compute_bytes: int
+) -> OnGpu | None:
+    """As many layers as the GPU has memory for, or as many as were asked for; None: the model stays here.
 
     Raises:
-        PlanError: a GPU or layers on it were asked for and there is none.
+        PlanError: a GPU or layers on it were asked for, and none can be used.
     """
-    if settings.device == "cpu":
-        return 0
+    if settings.device == "cpu" or settings.gpu_layers == 0:
+        return None
+    hint = "CMAKE_ARGS=-DGGML_CUDA=on ./setup.sh builds for one; or --device cpu"
     if machine.gpu_free_bytes is None:
         if settings.device == "cuda":
-            raise PlanError("device cuda: no GPU was found", hint="device auto or cpu")
-        if settings.gpu_layers not in ("auto", 0):
-            raise PlanError(
-                f"--gpu-layers {settings.gpu_layers}: no GPU was found", hint="--gpu-layers auto or 0"
-            )
-        return 0
-    if settings.gpu_layers != "auto":
-        return settings.gpu_layers
-    per_layer = model.tensor_bytes // (model.n_layers + 1)
-    return max(0, min(model.n_layers + 1, int(machine.gpu_free_bytes * DEFAULT_SHARE) // max(1, per_layer)))
+            raise PlanError(f"device cuda: {machine.gpu_missing}", hint=hint)
+        if settings.gpu_layers != "auto":
+            raise PlanError(f"--gpu-layers {settings.gpu_layers}: {machine.gpu_missing}", hint=hint)
+        return None
+    of_layers, sizes = model.n_layers + 1, (model.tensor_bytes, kv_bytes, compute_bytes)
+    if settings.gpu_layers == "auto":
+        return most_that_fits(of_layers, *sizes, machine.gpu_free_bytes)
+    return placed(min(settings.gpu_layers, of_layers), of_layers, *sizes, machine.gpu_free_bytes)
 
 
 def _projector_bytes(projector: ProjectorFile | None) -> int:

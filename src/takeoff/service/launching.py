@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from takeoff.errors import StartError
 from takeoff.ipc.messages import Load
@@ -85,8 +85,7 @@ def plan_readers(
             model = store.pull(reader_settings.model, progress)
             plan = plan_profiled(model, reader_settings, machine, settings.store, progress.note, progress)
         if not reader_settings.on_demand:
-            left = machine.memory_available_bytes - plan.planned.plan.total_bytes
-            machine = replace(machine, memory_available_bytes=max(left, 0))
+            machine = machine.without(plan.planned.plan.total_bytes, plan.planned.plan.gpu_bytes)
         yield PlannedReader(name or model.name, reader_settings, plan.model, plan.planned)
 
 
