@@ -35,7 +35,7 @@ from takeoff.ipc.messages import (
 from takeoff.models.optimize.pace import Setup
 from takeoff.request import Task
 from takeoff.sandbox import landlock
-from takeoff.sandbox.confine import InForce
+from takeoff.sandbox.confine import InForce, linker_folders
 from takeoff.sandbox.launch import command
 from takeoff.sandbox.policy import Policy, child_environment, with_companions
 from takeoff.sandbox.report import try_sandbox
@@ -235,6 +235,36 @@ def test_only_an_engine_with_layers_on_a_gpu_may_use_one(in_force: InForce) -> N
     assert found == {0: "EACCES" if in_force.landlock else None, 1: None, -1: None}
 
 
+def test_a_gpus_driver_may_name_threads_and_open_a_socket_that_nobody_can_call(
+    files: dict[str, str], in_force: InForce
+) -> None:
+    """What CUDA does when it starts, and does not start without."""
+    name = {**files, "secret": "/proc/self/comm"}
+    with probed(Policy(gpu=True), "idle") as child:
+        assert child.tries(name)["file: another, to write"] is None
+        found = child.tries(files)
+    assert found["call: a Unix socket"] is None
+    given = {"call: a Unix socket": None, "call: a listening socket": found["call: a listening socket"]}
+    beside = {"file: of the parent": None}  # what a driver reads is readable
+    assert found == expected(found, in_force) | given | beside | {
+        "still: the model": "EACCES" if in_force.landlock else None,
+        "file: the model, to write": "EACCES" if in_force.landlock else None,
+    }
+    with probed(Policy(), "idle") as child:
+        refused = "EACCES" if in_force.landlock else None
+        assert child.tries(name)["file: another, to write"] == refused
+
+
+def test_the_linkers_folders_are_those_of_its_lists(tmp_path: Path) -> None:
+    lists = tmp_path / "ld.so.conf.d"
+    lists.mkdir()
+    (tmp_path / "ld.so.conf").write_text("include /etc/ld.so.conf.d/*.conf\n/opt/first\n")
+    (lists / "cuda.conf").write_text("# of CUDA\n/usr/local/cuda/lib64 \n")
+    (lists / "notes.txt").write_text("/\n")
+    assert list(linker_folders(tmp_path)) == ["/opt/first", "/usr/local/cuda/lib64"]
+    assert list(linker_folders(tmp_path / "none")) == []
+
+
 def test_a_child_that_must_have_all_ends_where_a_part_is_missing(files: dict[str, str]) -> None:
     """A second sandbox inside the first: there the filter forbids what the parts are made of."""
     again = child_environment(os.environ, Policy(mode="require"))
@@ -267,6 +297,12 @@ def test_a_child_is_told_little_of_our_environment() -> None:
     kept = {"LANG", "OMP_NUM_THREADS", "GLIBC_TUNABLES"}
     assert told.keys() == kept | {"ORT_DISABLE_TELEMETRY", "TAKEOFF_CHILD_POLICY"}
     assert Policy.from_json(told["TAKEOFF_CHILD_POLICY"]) == policy
+
+
+def test_a_gpu_is_hidden_from_a_child_that_has_nothing_on_it() -> None:
+    ours = {"CUDA_VISIBLE_DEVICES": "2,3"}
+    assert child_environment(ours, Policy(gpu=True))["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert child_environment(ours, Policy())["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_library_that_would_tell_its_maker_keeps_no_database_for_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.sandbox.refused_calls import REFUSED
 
 from takeoff.sandbox.seccomp import ALLOW, ERROR, KILL, MACHINES, Instruction, make_filter
-from takeoff.sandbox.syscalls import ALLOWED, BOUND, LAST_KNOWN
+from takeoff.sandbox.syscalls import ALLOWED, BOUND, FOR_GPU, LAST_KNOWN
 
 PID = 4_321
 CLONE_THREAD, CLONE_VM, SIGCHLD = 0x10000, 0x100, 17
@@ -56,6 +56,26 @@ def test_each_allowed_call_is_allowed_and_each_refused_one_is_not(machine: str) 
         found = {name: verdict(program, arch, n) for name, n in numbers.items() if n is not None}
         assert found == dict.fromkeys(found, expected)
         assert len(found) > 40
+
+
+def test_a_gpu_gets_a_socket_that_listens_and_none_that_sends_anywhere(machine: str) -> None:
+    column, arch = MACHINES[machine]
+    socket, bind, listen = (FOR_GPU[name][column] or -1 for name in ("socket", "bind", "listen"))
+    program, without = make_filter(machine, PID, gpu=True), make_filter(machine, PID)
+    stream, datagram, raw, packets, closing = 1, 2, 3, 5, 0o2000000
+    unix, internet, netlink = 1, 2, 16
+    for kind in (stream, packets, stream | closing):
+        assert verdict(program, arch, socket, unix, kind, 0) == ALLOW
+        assert verdict(without, arch, socket, unix, kind, 0) == REFUSE
+    for kind in (datagram, raw, datagram | closing):
+        assert verdict(program, arch, socket, unix, kind, 0) == REFUSE
+    for family in (internet, netlink):
+        assert verdict(program, arch, socket, family, stream, 0) == REFUSE
+    for number in (bind, listen):
+        assert (verdict(program, arch, number, 3), verdict(without, arch, number, 3)) == (ALLOW, REFUSE)
+    calls = {name: each[column] for name, each in REFUSED.items() if name not in FOR_GPU}
+    found = {name: verdict(program, arch, n) for name, n in calls.items() if n is not None}
+    assert found == dict.fromkeys(found, REFUSE)
 
 
 def test_no_number_has_two_meanings(machine: str) -> None:

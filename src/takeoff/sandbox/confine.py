@@ -50,6 +50,7 @@ _FACTS = (
 )
 _GPU_FACTS = ("/proc", "/sys", "/usr/local", "/usr/share", "/etc/OpenCL", "/etc/vulkan", "/opt/rocm")
 _GPU_DEVICES = ("nvidia*", "dri", "kfd")
+_LINKER = Path("/etc")  # where its list of folders is
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +184,12 @@ def _confine_files(policy: Policy) -> str | None:
     return landlock.restrict(_rules(policy))
 
 
-def _filter_calls(_policy: Policy) -> str | None:
+def _filter_calls(policy: Policy) -> str | None:
     machine = platform.machine()
     if machine not in seccomp.MACHINES:
         return f"no filter was written for {machine}"
     try:
-        seccomp.install_filter(seccomp.make_filter(machine, os.getpid()))
+        seccomp.install_filter(seccomp.make_filter(machine, os.getpid(), gpu=policy.gpu))
     except OSError as exc:
         return f"the kernel has no seccomp filters, or refuses them here ({exc.strerror})"
     return None
@@ -206,17 +207,28 @@ IN_ORDER: dict[str, Callable[[Policy], str | None]] = {
 
 def _rules(policy: Policy) -> Iterator[tuple[str, int]]:
     """Paths, and what may be done with them."""
-    for path in (*_library_folders(), *_LIBRARIES, *_FACTS, *policy.readable):
+    for path in (*_library_folders(), *_LIBRARIES, *linker_folders(_LINKER), *_FACTS, *policy.readable):
         yield path, landlock.READ
     for path in policy.writable:
         yield path, landlock.WRITE
     yield "/dev/null", landlock.DEVICE
     if policy.gpu:
+        yield "/proc/self", landlock.NAMES  # CUDA names its threads there, and does not start where it can't
         for path in _GPU_FACTS:
             yield path, landlock.READ
         for pattern in _GPU_DEVICES:
             for device in Path("/dev").glob(pattern):
                 yield str(device), landlock.DEVICE
+
+
+def linker_folders(etc: Path) -> Iterator[str]:
+    """Where the linker looks beside its own folders, as for the libraries of CUDA. Source: ldconfig(8).
+
+    A build for a GPU links them, so that every child loads them.
+    """
+    for file in (etc / "ld.so.conf", *sorted((etc / "ld.so.conf.d").glob("*.conf"))):
+        with suppress(OSError):
+            yield from (line.strip() for line in file.read_text().splitlines() if line.startswith("/"))
 
 
 def _library_folders() -> Iterator[str]:

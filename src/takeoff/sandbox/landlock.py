@@ -31,6 +31,7 @@ _SCOPES = 0b11  # abstract Unix sockets, signals: none that lead out of the sand
 
 READ = _READ_FILE | _READ_DIR
 WRITE = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
+NAMES = READ | _WRITE_FILE | _TRUNCATE  # as a thread's, which are written into files that are there
 DEVICE = READ | _WRITE_FILE | _IOCTL_DEV
 
 

@@ -35,6 +35,9 @@ _KEPT = frozenset(
 )
 _KEPT_PREFIXES = ("GGML_", "GOMP_", "KMP_", "OMP_", "OPENBLAS_")
 
+# A child without layers on a GPU opens none: that takes memory and time, and llama.cpp would compute there.
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+
 # onnxruntime (1.32) would tell its maker what it runs, and keep a database for that in the user's cache.
 _TELLING_NOBODY = {"ORT_DISABLE_TELEMETRY": "1"}
 
@@ -72,7 +75,8 @@ def with_companions(model: str) -> Iterator[str]:
 def child_environment(environ: Mapping[str, str], policy: Policy) -> dict[str, str]:
     """What a child is told of `environ`, its policy, and to tell nobody."""
     kept = {name: text for name, text in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    return kept | _TELLING_NOBODY | {VARIABLE: policy.to_json()}
+    hidden = {} if policy.gpu else _NO_GPU
+    return kept | hidden | _TELLING_NOBODY | {VARIABLE: policy.to_json()}
 
 
 def taken_policy() -> Policy:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 
 from takeoff.sandbox.kernel import call
-from takeoff.sandbox.syscalls import ALLOWED, BOUND, CLONE3, LAST_KNOWN, Check, Numbers, checks
+from takeoff.sandbox.syscalls import ALLOWED, BOUND, CLONE3, FOR_GPU, LAST_KNOWN, Check, Numbers, checks
 
 ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
 KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
@@ -30,8 +30,8 @@ _SPEC_ALLOW = 4  # without it, kernels before 5.16 slow the whole process down
 Instruction = tuple[int, int, int, int]  # code, steps to skip if true, if false, operand
 
 
-def make_filter(machine: str, pid: int) -> list[Instruction]:
-    """The program for the process `pid`.
+def make_filter(machine: str, pid: int, *, gpu: bool = False) -> list[Instruction]:
+    """The program for the process `pid`; `gpu`: with what a GPU's driver needs.
 
     A call of another machine ends the process; one that is not allowed fails with EPERM, one that is
     unknown, or has a form that can be looked at, with ENOSYS: a program then does without it.
@@ -43,7 +43,8 @@ def make_filter(machine: str, pid: int) -> list[Instruction]:
     for number in _numbers(ALLOWED, column).values():
         program += [(_EQUAL, 0, 1, number), _return(ALLOW)]
     conditions = checks(pid)
-    for name, number in _numbers(BOUND, column).items():
+    bound = BOUND | FOR_GPU if gpu else BOUND
+    for name, number in _numbers(bound, column).items():
         block = [step for check in conditions[name] for step in _checked(check, refuse)] + [_return(ALLOW)]
         program += [(_EQUAL, 0, len(block), number), *block]
     for number in _numbers(CLONE3, column).values():
@@ -75,6 +76,8 @@ def _checked(check: Check, otherwise: int) -> list[Instruction]:
     test: Instruction = (_EQUAL, 1, 0, check.value)
     if check.kind == "differs":
         test = (_EQUAL, 0, 1, check.value)
+    elif check.kind == "lacks":
+        test = (_HAS_BIT, 0, 1, check.value)
     elif check.kind == "has":
         test = (_HAS_BIT, 1, 0, check.value)
     return [_load(offset), test, _return(otherwise)]

@@ -196,6 +196,14 @@ BOUND: Numbers = {
     "utimensat": (280, 88),
 }
 
+# Allowed beside these where layers are on a GPU: CUDA's driver (libcuda 580) opens a Unix socket that
+# listens, and does not start without it. Nobody can be answered on it, nor called from it.
+FOR_GPU: Numbers = {
+    "socket": (41, 198),
+    "bind": (49, 200),
+    "listen": (50, 201),
+}
+
 # Refused as a call that the kernel lacks: its flags lie in memory, where no filter sees them, and libraries
 # fall back to clone.
 CLONE3: Numbers = {"clone3": (435, 435)}
@@ -206,17 +214,20 @@ class Check:
     """What one argument must be. `high`: the upper 32 bits of it, else the lower."""
 
     argument: int
-    kind: Literal["equals", "differs", "has"]  # has: some bit of `value`
+    kind: Literal["equals", "differs", "has", "lacks"]  # has: some bit of `value`; lacks: all
     value: int
     high: bool = False
 
 
 def checks(pid: int) -> dict[str, tuple[Check, ...]]:
-    """What the arguments of the calls in BOUND must be, in the process `pid`."""
+    """What the arguments of the calls in BOUND and FOR_GPU must be, in the process `pid`."""
     itself = (Check(0, "equals", pid),)
     return {
         "clone": (Check(0, "has", _CLONE_THREAD),),  # a thread, no process
         "ioctl": (Check(1, "differs", _TIOCSTI), Check(1, "differs", _TIOCLINUX)),  # typing for the user
+        "socket": (Check(0, "equals", _AF_UNIX), Check(1, "lacks", _SENDS_ANYWHERE)),
+        "bind": (),
+        "listen": (),
         "kill": itself,
         "tgkill": itself,
         "prlimit64": (Check(0, "equals", 0),),
@@ -224,6 +235,11 @@ def checks(pid: int) -> dict[str, tuple[Check, ...]]:
         "utimensat": (Check(1, "equals", 0), Check(1, "equals", 0, high=True)),  # of a file that is open
     }
 
+
+# linux/net.h: types without connections, SOCK_DGRAM and SOCK_RAW, have this bit. `sendto`, which is allowed,
+# would reach any socket from one of these.
+_AF_UNIX = 1
+_SENDS_ANYWHERE = 0x2
 
 # linux/sched.h and asm-generic/ioctls.h
 _CLONE_THREAD = 0x00010000

@@ -94,8 +94,7 @@ class Preparer:
         self._load = LoadVocabulary(model_path, tries_constraints)
         self._sandbox = sandbox
         self._timeout_s = timeout_s
-        # No GPU for a process that only reads a vocabulary: opening one takes memory and time.
-        self._environ = environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+        self._environ = environ
         self._on_restart = on_restart
         self._backoff = Backoff()
         self._waiting: collections.deque[_Asked] = collections.deque()
