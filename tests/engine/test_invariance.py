@@ -60,6 +60,12 @@ def test_kernels_that_round_otherwise_in_slices_are_refused() -> None:
         check_invariance(SliceRounds())
 
 
+def test_on_a_gpu_the_processor_is_the_way_out() -> None:
+    with pytest.raises(ModelError, match="with this model on this GPU: ") as caught:
+        check_invariance(SliceRounds(), on_gpu=True)
+    assert caught.value.hint == "--device cpu, or without --deterministic"
+
+
 def test_an_adapter_that_rounds_otherwise_is_refused_by_name() -> None:
     check_invariance(AdapterRounds(), ["medical"])
     with pytest.raises(ModelError, match=r"with the adapter 'legal' on this processor: .* beside 1 others"):

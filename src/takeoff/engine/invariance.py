@@ -20,18 +20,21 @@ BATCHES = (2, 3, 4, 5, 7, 8, 9, 12, 16, 24, 32)  # kernels change their way at m
 CUTS = (2, 17, 32, 46)  # never a slice of one token: the scheduler plans none
 
 
-def check_invariance(kernels: Kernels, loras: Sequence[str] = ()) -> None:
+def check_invariance(kernels: Kernels, loras: Sequence[str] = (), *, on_gpu: bool = False) -> None:
     """Compare bits of logits: rows alone and in batches, prompts whole and in slices. Leaves slots empty.
 
-    An adapter is computed by other kernels than the model, so each of `loras` is tried out, too.
+    An adapter is computed by other kernels than the model, so each of `loras` is tried out, too. `on_gpu`:
+    whether layers are on a GPU, where kernels are chosen by the number of rows.
 
     Raises:
         ModelError: some differ.
     """
-    _check(kernels, None, "this model", "serve a Q8_0 file of the model, or without --deterministic")
+    hint = "--device cpu" if on_gpu else "serve a Q8_0 file of the model"
+    where = "this GPU" if on_gpu else "this processor"
+    _check(kernels, None, f"this model on {where}", f"{hint}, or without --deterministic")
     for name in loras:
         hint = "convert the adapter to Q8_0 (its rank a multiple of 32), or serve without --deterministic"
-        _check(kernels, name, f"the adapter {name!r}", hint)
+        _check(kernels, name, f"the adapter {name!r} on {where}", hint)
 
 
 def _check(kernels: Kernels, lora: str | None, what: str, hint: str) -> None:
@@ -46,7 +49,7 @@ def _check(kernels: Kernels, lora: str | None, what: str, hint: str) -> None:
     for slot in range(kernels.n_slots):
         kernels.clear(slot)
     if broken is not None:
-        raise ModelError(f"--deterministic can't be kept with {what} on this processor: {broken}", hint=hint)
+        raise ModelError(f"--deterministic can't be kept with {what}: {broken}", hint=hint)
 
 
 def _classes(kernels: Kernels) -> list[range]:

@@ -149,7 +149,8 @@ class EngineProcess:
 
         load, kernels = make_kernels(load, ready.model)
         if load.deterministic and not load.is_checked:
-            check_invariance(kernels, [lora.name for lora in load.loras])
+            on_gpu = load.n_gpu_layers > 0
+            check_invariance(kernels, [lora.name for lora in load.loras], on_gpu=on_gpu)
         engine = Engine(load, kernels, lambda events: self._channel.send(Step(events)), beacon=self._beacon)
         if ready.hashes is not None:
             engine.prefixes.open_disk(load, engine_build(), ready.hashes, inbox.put)

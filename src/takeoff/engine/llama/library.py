@@ -17,8 +17,9 @@ from takeoff.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-# An adapter of a repacked matrix is not repacked itself: said of every matrix, and as it should be.
-_EXPECTED_WARNING = "fallback to CPU"
+# As it should be: an adapter of a repacked matrix is not repacked itself, which is said of every matrix; and
+# a GPU is hidden from who has nothing on it.
+_EXPECTED = ("fallback to CPU", "no CUDA-capable device is detected")
 _GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 
 
@@ -26,7 +27,7 @@ _GGML_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 def log_callback(level: int, text: bytes, _user_data: object) -> None:
     """llama.cpp's own lines, at the level they came with; its information is our debugging."""
     line = text.decode("utf-8", "replace").rstrip()
-    expected = line.endswith(_EXPECTED_WARNING)
+    expected = line.endswith(_EXPECTED)
     logger.log(logging.DEBUG if expected else _GGML_LEVELS.get(level, logging.DEBUG), line)
 
 
@@ -43,7 +44,7 @@ def load_model(
     """Map the weights; `on_progress` is told the share that is done.
 
     Raises:
-        ModelError: llama.cpp refused the file.
+        ModelError: llama.cpp refused the file, or has no GPU for its layers.
     """
 
     @C.llama_progress_callback  # type: ignore[untyped-decorator]
@@ -52,6 +53,11 @@ def load_model(
         return True
 
     start_library()
+    if n_gpu_layers > 0 and not C.llama_supports_gpu_offload():
+        raise ModelError(
+            f"{n_gpu_layers} layers are to be on the GPU, and llama.cpp finds none that it can use",
+            hint="--device cpu; the log (--log-level debug) says what the driver answers",
+        )
     params = C.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
     params.progress_callback = progress
