@@ -157,6 +157,10 @@ class FakeReader:
         return "Q8_0"
 
     @property
+    def device(self) -> str:
+        return self.settings.device
+
+    @property
     def model_name(self) -> str:
         return self.settings.model
 

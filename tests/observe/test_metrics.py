@@ -60,6 +60,15 @@ def test_the_memory_of_readers_is_of_those_that_have_some_now() -> None:
     assert value(metrics, "takeoff_reader_planned_bytes", reader="two") == 40.0
 
 
+def test_layers_on_a_gpu_are_those_of_all_engines_that_live() -> None:
+    metrics = Metrics()
+    metrics.observe_heartbeat("r1", beat(gpu_layers=31))
+    metrics.observe_heartbeat("r2", beat(gpu_layers=10))
+    assert value(metrics, "takeoff_gpu_layers") == 41.0
+    metrics.engine_died("r1")
+    assert value(metrics, "takeoff_gpu_layers") == 10.0
+
+
 def test_drafts_are_counted_and_their_calls_timed() -> None:
     metrics = Metrics()
     counters = {"verify_calls": 3, "verify_seconds": 0.25, "verify_tokens": 48}

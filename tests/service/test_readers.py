@@ -8,11 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.service.serving import (
     assert_balanced,
     is_running,
     launch,
+    make_launch,
+    make_load,
     make_request,
     make_service,
     plan_sized,
@@ -244,5 +247,16 @@ def test_waiting_for_a_state_ends_when_every_reader_has_it() -> None:
         assert await service.wait_state("live", 30.0)
         assert not await service.wait_state("draining", 0.01)
         await service.stop()
+
+    asyncio.run(run())
+
+
+def test_a_reader_tells_where_it_computes_not_what_was_asked_for() -> None:
+    async def run() -> None:
+        async with running_service() as service:
+            load = msgspec.structs.replace(make_load(), n_gpu_layers=7)
+            service.launch("r2", ReaderSettings(), dataclasses.replace(make_launch(), load=load))
+            assert [reader.device for reader in service.readers()] == ["cpu", "cuda"]
+            assert {reader.settings.device for reader in service.readers()} == {"auto"}
 
     asyncio.run(run())

@@ -63,6 +63,7 @@ class Engine:
         """`deliver` gets the news of every call, in order; `clock` says seconds; `beacon` tells of calls."""
         self._beacon = beacon or Beacon()
         self.counters = Counters()
+        self.counters.set("gpu_layers", load.n_gpu_layers)
         self._load, self._clock = load, clock
         self.kernels = kernels
         self._deliver = deliver

@@ -105,6 +105,8 @@ class Reader(Protocol):
     @property
     def quantisation(self) -> str | None: ...  # of the weights that it serves; None: not known (yet)
     @property
+    def device(self) -> str: ...  # cpu or cuda; before it is launched what was asked for
+    @property
     def task(self) -> str: ...  # generate, embed, classify
     @property
     def max_tokens(self) -> int: ...  # of one sequence or text; of a live one

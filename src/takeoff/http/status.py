@@ -27,7 +27,7 @@ def reader_facts(reader: Reader) -> dict[str, Any]:
         "model_name": reader.model_name,
         "model_type": reader.task,
         "quantization": reader.quantisation,
-        "device": reader.settings.device,
+        "device": reader.device,
         "consumer_group": reader.group,
         "consumer_groups": [reader.group],
         "consumer_name": reader.reader_id,

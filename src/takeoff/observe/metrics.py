@@ -88,6 +88,9 @@ class Metrics:
         self._disk_bytes = Gauge(
             "takeoff_prefix_disk_bytes", "Disk space of cached prefixes", registry=registry
         )
+        self._gpu_layers = Gauge(
+            "takeoff_gpu_layers", "Layers of models that are on a GPU", registry=registry
+        )
         self._engines = _EngineCounters(registry)
         self._dashboards = Dashboards(registry)
         self._loads = Counter(
@@ -170,6 +173,7 @@ class Metrics:
         self.waiting.set(sum(beat.waiting for beat in beats))
         self._cache_bytes.set(sum(beat.counters.get("cache_bytes", 0.0) for beat in beats))
         self._disk_bytes.set(sum(beat.counters.get("disk_bytes", 0.0) for beat in beats))
+        self._gpu_layers.set(sum(beat.counters.get("gpu_layers", 0.0) for beat in beats))
 
     def render(self) -> bytes:
         """The page that Prometheus reads; of `content_type`."""

@@ -128,6 +128,14 @@ class Reader:
         return told if isinstance(told, str) else None
 
     @property
+    def device(self) -> str:
+        """Where it computes; before it is launched what was asked for."""
+        if self.launch is None:
+            return self.settings.device
+        load = self.launch.load
+        return "cuda" if isinstance(load, Load) and load.n_gpu_layers else "cpu"
+
+    @property
     def task(self) -> Task:
         return Task.GENERATE if self.launch is None else self.launch.task
 
