@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,14 @@ def small_file() -> bytes:
 SMALL = small_file()
 
 
-def read(data: bytes, folder: Path) -> object:
+def write(folder: Path, data: bytes) -> Path:
     path = folder / "model.gguf"
     path.write_bytes(data)
-    return read_gguf(path)
+    return path
+
+
+def read(data: bytes, folder: Path) -> object:
+    return read_gguf(write(folder, data))
 
 
 def test_the_facts_of_a_small_file(tmp_path: Path) -> None:
@@ -85,6 +90,27 @@ def test_a_damaged_file_is_told_what_is_wrong_with_it(tmp_path: Path, data: byte
 )
 def test_the_header_tells_what_a_model_does(metadata: dict[str, object], task: Task) -> None:
     assert GgufFile(Path("m.gguf"), 1, metadata, {}, ()).task is task
+
+
+@pytest.mark.parametrize("said", [[7], {}, "7", 7.0, None])
+def test_a_file_type_that_is_no_number_leaves_it_to_the_weights(tmp_path: Path, said: object) -> None:
+    model = read_gguf(write(tmp_path, SMALL))
+    assert replace(model, metadata={"general.file_type": said}).quantisation == "F32"
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    model = replace(read_gguf(write(tmp_path, SMALL)), tensors=())
+    with pytest.raises(ModelError, match=r"^model\.gguf has no tensors$"):
+        _ = model.quantisation
+
+
+def test_what_a_file_says_of_itself_is_cut_in_its_error(tmp_path: Path) -> None:
+    key = b"k" * 60_000
+    entry = struct.pack("<Q", len(key)) + key + struct.pack("<I", 99)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry
+    with pytest.raises(ModelError, match="has a value of unknown type 99 at 'kkk") as error:
+        read(head, tmp_path)
+    assert len(error.value.message) < 600
 
 
 def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ GOOD = pair(Q, (32, 4), (4, 32))
         (GOOD, {"general__type": "model"}, "general.type = 'model'"),
         (GOOD, {"adapter__type": "control_vector"}, "adapter.type = 'control_vector'"),
         (GOOD, {"adapter__type": 7}, "adapter.type = 7"),
+        (GOOD, {"adapter__type": "x" * 9_000}, "adapter.type = 'x{400,500}…$"),
         (GOOD, {"adapter__lora__alpha": 4}, "adapter.lora.alpha = 4;"),
         (GOOD, {"adapter__lora__alpha": np.float64(4)}, "adapter.lora.alpha = 4.0; a finite float32"),
         (GOOD, {"adapter__lora__alpha": 0.0}, "adapter.lora.alpha = 0.0"),

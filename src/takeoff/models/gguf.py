@@ -27,6 +27,7 @@ MAX_KEPT_STRING_BYTES = 4 << 20  # a chat template is the longest that we know
 MAX_KEPT_ARRAY = 4_096  # longer arrays are counted only
 MAX_DIMENSIONS = 4
 MAX_NESTING = 2
+MAX_TOLD_CHARACTERS = 500  # of an error
 
 FLOAT32 = 6  # in GgufFile.kinds
 _STRING, _ARRAY = 8, 9
@@ -75,9 +76,11 @@ class GgufFile:
     @property
     def quantisation(self) -> str:
         """The file's own name for its mixture of types, else its commonest type."""
-        named = FILE_TYPES.get(self.metadata.get("general.file_type", -1))
-        if named is not None:
-            return named
+        file_type = self.metadata.get("general.file_type")
+        if isinstance(file_type, int) and file_type in FILE_TYPES:
+            return FILE_TYPES[file_type]
+        if not self.tensors:
+            raise damage(self.path, "has no tensors", hint="it is not a language model")
         by_bytes: Counter[str] = Counter()
         for tensor in self.tensors:
             by_bytes[tensor.type_name] += tensor.num_bytes
@@ -154,7 +157,7 @@ class GgufFile:
     def _of_architecture(self, key: str) -> int:
         value = self._first(key, 0)
         if value <= 0:
-            raise ModelError(f"{self.path.name} does not say its {key}", hint="it is not a language model")
+            raise damage(self.path, f"does not say its {key}", hint="it is not a language model")
         return value
 
     def _first(self, key: str, default: int) -> int:
@@ -163,10 +166,14 @@ class GgufFile:
         if isinstance(value, list):
             value = max((each for each in value if isinstance(each, int)), default=default)
         if not isinstance(value, int) or not 0 <= value < 2**31:
-            raise ModelError(
-                f"{self.path.name} says {key} = {value}", hint="the file is damaged: pull it again"
-            )
+            raise damage(self.path, f"says {key} = {value}", hint="the file is damaged: pull it again")
         return value
+
+
+def damage(path: Path, what: str, *, hint: str) -> ModelError:
+    """What is wrong with a file, cut where it is long: the file may have said it of itself."""
+    told = what if len(what) <= MAX_TOLD_CHARACTERS else f"{what[:MAX_TOLD_CHARACTERS]}…"
+    return ModelError(f"{path.name} {told}", hint=hint)
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -308,4 +315,4 @@ class _Reader:
         return data
 
     def _error(self, what: str) -> ModelError:
-        return ModelError(f"{self._path.name} {what}", hint="the file is damaged or hostile: pull it again")
+        return damage(self._path, what, hint="the file is damaged or hostile: pull it again")

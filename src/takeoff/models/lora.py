@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from takeoff.errors import ModelError
-from takeoff.models.gguf import FLOAT32, MAX_DIMENSIONS, GgufFile, Tensor, read_gguf
+from takeoff.models.gguf import FLOAT32, MAX_DIMENSIONS, GgufFile, Tensor, damage, read_gguf
 
 MAX_RANK = 4_096
 TYPES = frozenset({"F32", "F16", "BF16", "Q8_0"})  # what llama.cpp's converter writes
@@ -115,4 +115,4 @@ def _padded(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _error(file: GgufFile, what: str) -> ModelError:
-    return ModelError(f"{file.path.name} {what}", hint="name a GGUF LoRA adapter made for this model")
+    return damage(file.path, what, hint="name a GGUF LoRA adapter made for this model")

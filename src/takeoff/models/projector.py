@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from takeoff.errors import ModelError
-from takeoff.models.gguf import GgufFile, read_gguf
+from takeoff.models.gguf import GgufFile, damage, read_gguf
 
 MAX_IMAGE_SIDE = 16_384  # pixels of the square that a model was made for
 MAX_LAYERS = 1_024
@@ -74,4 +74,4 @@ def _number(file: GgufFile, key: str, most: int) -> int:
 
 
 def _error(file: GgufFile, what: str) -> ModelError:
-    return ModelError(f"{file.path.name} {what}", hint="name the mmproj file that was made for this model")
+    return damage(file.path, what, hint="name the mmproj file that was made for this model")
