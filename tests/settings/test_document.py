@@ -90,6 +90,8 @@ def test_nothing_is_none() -> None:
         ("a: [1", "not YAML: expected ',' or ']', but got '<stream end>' (config.yaml, line 1, column 6)"),
         ("a:\n\t- b", "not YAML: found character '\\t' that cannot start any token (config.yaml, line 2"),
         ("a: \x00", "not YAML: unacceptable character #x0000"),
+        ('a: "\\U00110000"', "not YAML: chr() arg not in range(0x110000) (config.yaml)"),
+        ('a: "\\UFFFFFFFF"', "not YAML: "),
     ],
 )
 def test_what_a_manifest_does_not_need_is_refused_with_its_place(text: str, message: str) -> None:

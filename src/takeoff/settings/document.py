@@ -83,6 +83,8 @@ def parse_document(text: str, file: str) -> Node | None:
         raise SettingsError(f"not YAML: {exc.problem or exc.context} ({place})", param="manifest") from exc
     except yaml.YAMLError as exc:
         raise SettingsError(f"not YAML: {str(exc).splitlines()[0]} ({file})", param="manifest") from exc
+    except (ValueError, OverflowError) as exc:  # of an escape that stands for no character
+        raise SettingsError(f"not YAML: {exc} ({file})", param="manifest") from exc
 
 
 def place_of(file: str, line: int, column: int) -> str:
