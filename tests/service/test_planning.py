@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,16 @@ def test_a_model_and_its_projector_are_found_below_the_folders(folder: Path) -> 
     launch = planner(folder)(ReaderSettings(model="tiny.gguf", mmproj=Path("mmproj.gguf")))
     assert isinstance(launch.load, Load)
     assert launch.load.projector_path == str(folder / "mmproj.gguf")
+
+
+def test_numbers_that_json_does_not_have_are_told_as_text(folder: Path) -> None:
+    path = folder / "tiny.gguf"
+    epsilon = struct.pack("<f", 1e-5)
+    assert path.read_bytes().count(epsilon) == 1
+    path.write_bytes(path.read_bytes().replace(epsilon, struct.pack("<f", float("nan"))))
+    config = planner(folder)(ReaderSettings(model="tiny.gguf")).config
+    assert config["gguf"]["llama.attention.layer_norm_rms_epsilon"] == "nan"
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "missing.gguf"])

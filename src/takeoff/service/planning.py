@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,5 +111,12 @@ def _config(gguf: GgufFile) -> dict[str, Any]:
         "max_position_embeddings": gguf.context_length,
         "vocab_size": gguf.n_vocab,
         "quantization": gguf.quantisation,
-        "gguf": {name: value for name, value in gguf.metadata.items() if value is not None},
+        "gguf": {name: _in_json(value) for name, value in gguf.metadata.items() if value is not None},
     }
+
+
+def _in_json(value: Any) -> Any:
+    """What JSON has no number for, as text."""
+    if isinstance(value, list):
+        return [_in_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
