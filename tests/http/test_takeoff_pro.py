@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import Any
 
 import pytest
@@ -355,6 +356,16 @@ def test_every_text_of_a_list_is_asked_of_the_image(path: str) -> None:
     assert [request.images for request in service.requests] == [(PIXELS,)] * 2
     if path == "/image_generate":
         assert answer.json == {"text": ["<one>", "<two>"]}
+
+
+def test_a_large_image_is_not_written_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    service = FakeService()
+    large = PIXELS * 90_000
+    form = [("json_data", (None, json_part())), ("image_data", ("i", large))]
+    answer = post_form(service, "/image_generate", form)
+    assert (answer.status, answer.json) == (200, {"text": "Hello wörld!"})
+    assert service.requests[0].images == (large,)
 
 
 BAD_FORMS: list[tuple[str, list[tuple[str, Any]]]] = [

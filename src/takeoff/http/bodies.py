@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, StrictStr, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request as HttpRequest
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -60,13 +60,18 @@ async def parse_form(
             as in `parse_body`.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
+    if kind.partition(";")[0].strip().lower() != "multipart/form-data":
         raise _error(("body",), f"the body must be multipart/form-data, not {kind or 'untyped'}", "multipart")
     try:
-        async with request.form(max_files=2, max_fields=2, max_part_size=MAX_FIELD_BYTES) as form:
-            parts = [(name, await _bytes(value)) for name, value in form.multi_items()]
-    except (HTTPException, MultiPartException, UnicodeError) as exc:
-        detail = getattr(exc, "detail", None) or getattr(exc, "message", None) or str(exc)
+        async with aclosing(request.stream()) as stream:
+            parser = _InMemoryParser(
+                request.headers, stream, max_files=2, max_fields=2, max_part_size=MAX_FIELD_BYTES
+            )
+            form = await parser.parse()
+        parts = [(name, await _bytes(value)) for name, value in form.multi_items()]
+        await form.close()
+    except (MultiPartException, UnicodeError) as exc:
+        detail = getattr(exc, "message", None) or str(exc)
         raise _error(("body",), f"the multipart body can't be read: {detail}", "multipart") from exc
     for name in (json_part, file_part):
         count = sum(each == name for each, _ in parts)
@@ -77,6 +82,12 @@ async def parse_form(
             raise field_error(name, f"there is no part {name!r}, only {json_part} and {file_part}")
     found = dict(parts)
     return Form(_validated(_json(found[json_part], ("body", json_part)), model), found[file_part])
+
+
+class _InMemoryParser(MultiPartParser):
+    """Writes no file to the disk: the whole body is in memory already, and bounded."""
+
+    spool_max_size = 0
 
 
 async def _bytes(value: UploadFile | str) -> bytes:
