@@ -104,6 +104,7 @@ BAD = {
         saved(two_coloured(), "PNG")[:-30],
         saved(two_coloured(400, 400), "JPEG")[:900],
         saved(two_coloured(), "TIFF"),
+        bytes.fromhex("474946383961002c00002c00002c00002c00002c00002c00002c"),  # a GIF that ends in a frame
         saved(two_coloured(), "PPM"),
         bomb(100, 100),
     ],
