@@ -40,6 +40,11 @@ def test_a_template_that_refuses_the_message_says_why() -> None:
     "source",
     [
         "{% if %}",
+        "{% break %}",
+        "{{ '\\ud800' }}",
+        "{% if a %}" * 150 + "{% endif %}" * 150,
+        "{{ 1 ** " + "9" * 5_000 + " }}",
+        "{{ " + "(" * 5_000 + ")" * 5_000 + " }}",
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",

@@ -14,7 +14,7 @@ import pytest
 
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
 from takeoff.ipc.messages import VocabularyDescribed
-from takeoff.request import Conversation
+from takeoff.request import Constraint, ConstraintKind, Conversation
 from takeoff.service.preparer import Preparer, Preparers, TemplateUse
 from takeoff.service.reader import Commands
 
@@ -188,6 +188,21 @@ def test_a_template_that_explodes_is_refused_by_the_same_process(tmp_path: Path)
                 await preparer.prepare("abc", "auto", 100)
             await preparer.prepare("abc", "off", 100)
             assert preparer.short.pid == first
+
+    asyncio.run(run())
+
+
+def test_half_a_character_in_a_refusal_costs_no_process(smollm2_path: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        model = write_model(tmp_path / "half.gguf", "{{ raise_exception('\\ud800!') }}")
+        async with running_preparer(model) as preparer:
+            for _ in range(2):
+                with pytest.raises(InvalidRequest, match=r"refuses the prompt: \\ud800!"):
+                    await ids_of(preparer, "hello", "on", 100)
+        async with running_preparer(smollm2_path) as preparer:
+            schema = Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "string", "format": "\\ud800"}')
+            with pytest.raises(InvalidRequest, match=r"\\ud800"):
+                await preparer.try_constraint(schema)
 
     asyncio.run(run())
 

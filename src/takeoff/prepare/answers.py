@@ -47,12 +47,14 @@ class Answerer:
         try:
             return self._answer(question)
         except InvalidRequest as exc:
-            return PrepareFailed(question.ask_id, exc.message, "invalid_request", exc.hint, exc.param)
+            return PrepareFailed(
+                question.ask_id, _sendable(exc.message), "invalid_request", exc.hint, exc.param
+            )
         except TemplateRefused as exc:
-            return PrepareFailed(question.ask_id, str(exc), "invalid_request")
+            return PrepareFailed(question.ask_id, _sendable(str(exc)), "invalid_request")
         except TemplateBroken as exc:
             hint = "serve with --chat-template off, or use another model file"
-            return PrepareFailed(question.ask_id, str(exc), "preparer_failed", hint)
+            return PrepareFailed(question.ask_id, _sendable(str(exc)), "preparer_failed", hint)
         except MemoryError:
             error = f"preparing the prompt needs more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory"
             return PrepareFailed(question.ask_id, error, "preparer_failed")
@@ -157,6 +159,11 @@ class Answerer:
                 param="tokens",
             )
         return token
+
+
+def _sendable(text: str) -> str:
+    """What a schema or a template has spelt may have halves of characters in it, which UTF-8 can't carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bounded(prepared: Prepared, max_tokens: int) -> Prepared | PrepareFailed:

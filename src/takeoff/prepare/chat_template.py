@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, meta, nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from takeoff.request import strings_of
+from takeoff.request import lone_surrogate, strings_of
 
 MAX_ADDED_CHARACTERS = 1_000_000  # of a rendered template, beyond the message itself
 # Methods and filters that can take a part out of a text, which begins with their first argument.
@@ -51,7 +51,7 @@ class ChatTemplate:
             parsed = environment.parse(source)
             self.variables = frozenset(meta.find_undeclared_variables(parsed))
             self.cuts = _cuts(parsed)
-        except (TemplateError, RecursionError, MemoryError) as exc:
+        except Exception as exc:  # jinja2 makes Python of it, which may be none: `break` outside of a loop
             raise TemplateBroken(f"the model's chat template is broken: {exc}") from exc
 
     def render(
@@ -90,7 +90,10 @@ class ChatTemplate:
             raise
         except Exception as exc:  # a template is code of any kind, and so are its errors
             raise TemplateBroken(f"the model's chat template failed: {type(exc).__name__}: {exc}") from exc
-        return "".join(parts)
+        text = "".join(parts)
+        if lone_surrogate(text) is not None:
+            raise TemplateBroken("the model's chat template wrote half a character")
+        return text
 
 
 def _cuts(template: nodes.Template) -> frozenset[str]:
