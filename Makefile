@@ -1,4 +1,4 @@
-.PHONY: help setup serve test check chaos soak
+.PHONY: help setup serve test check chaos soak fuzz
 
 help:
 	@echo "make serve   set up and serve on 127.0.0.1:8000 (ARGS='--port 9000' for flags)"
@@ -6,6 +6,7 @@ help:
 	@echo "make test    run every test (ARGS='-k name' for some)"
 	@echo "make chaos   kill the engine 100 times under 16 streams, and compare their texts"
 	@echo "make soak    half an hour of mixed traffic with kills, and whether anything grows"
+	@echo "make fuzz    ask all that reads what strangers send with a million cases made to break it"
 	@echo "make check   ruff, mypy --strict and the import test"
 
 setup:
@@ -18,5 +19,7 @@ chaos:
 	@./setup.sh chaos $(ARGS)
 soak:
 	@./setup.sh soak $(ARGS)
+fuzz:
+	@./setup.sh fuzz $(ARGS)
 check:
 	@./setup.sh check

@@ -6,6 +6,7 @@
 #   ./setup.sh test ...     set up with the tools of development, then pytest ...
 #   ./setup.sh chaos ...    set up with the tools of development, then bench/chaos.py ...
 #   ./setup.sh soak ...     set up with the tools of development, then bench/soak.py ...
+#   ./setup.sh fuzz ...     set up with the tools of development, then bench/fuzz.py ...
 #   ./setup.sh check        set up with the tools of development, then ruff, mypy and the import test
 #
 # PYTHON           the interpreter; else the newest of python3.11 to 3.14 on PATH that runs
@@ -370,6 +371,7 @@ main() {
     test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
     chaos) set_up dev; exec "$venv/bin/python" bench/chaos.py "$@" ;;
     soak) set_up dev; exec "$venv/bin/python" bench/soak.py "$@" ;;
+    fuzz) set_up dev; PYTHONPATH="$here" exec "$venv/bin/python" bench/fuzz.py "$@" ;;
     check)
       set_up dev
       "$venv/bin/ruff" format --check .
@@ -377,7 +379,7 @@ main() {
       "$venv/bin/mypy" src
       exec "$venv/bin/python" -m pytest tests/test_imports.py
       ;;
-    *) die "unknown verb $verb: it is one of serve, test, chaos, soak, check, or none to set up" ;;
+    *) die "unknown verb $verb: it is one of serve, test, chaos, soak, fuzz, check, or none to set up" ;;
   esac
 }
 

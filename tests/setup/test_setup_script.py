@@ -224,7 +224,7 @@ def test_the_lock_of_a_process_that_died_is_taken_over_where_flock_is_missing(ma
 def test_an_unknown_verb_is_answered_with_the_verbs_there_are(machine: Machine) -> None:
     ran = machine.run("main tset")
     assert ran.returncode == 1
-    verbs = "serve, test, chaos, soak, check, or none to set up"
+    verbs = "serve, test, chaos, soak, fuzz, check, or none to set up"
     assert ran.stderr == f"error: unknown verb tset: it is one of {verbs}\n"
 
 
