@@ -34,11 +34,9 @@ from takeoff.bench.told import Kill, Told, Verdict, judged
 
 NUM_STREAMS = 16
 MEMORY = "memory limit"  # the engine gets no more than it has
-WAYS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP, MEMORY)
-FROM_OUTSIDE = (
-    signal.SIGKILL,
-    signal.SIGSTOP,
-)  # a crash while loading is the weights': it takes others
+SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
+WAYS = (*SIGNALS, MEMORY)
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGSTOP)  # a crash while loading is the weights': it takes others
 PHASES = ("idle", "prefill", "decode", "decode", "decode", "load")  # drawn from
 LIMIT_S = 120.0  # without any news a stream hangs
 ENGINE = "takeoff.engine.process"

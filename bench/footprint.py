@@ -23,11 +23,15 @@ def holdings(server_pid: int) -> list[Holding]:
 
 
 def _holdings(server: psutil.Process) -> Iterator[Holding]:
-    for process in (server, *server.children(recursive=True)):
+    children = sorted(server.children(recursive=True), key=psutil.Process.create_time)
+    has_engine = False
+    for process in (server, *children):
         with contextlib.suppress(psutil.Error, OSError):  # it may end meanwhile
             role = FRONT if process == server else role_of(process)
             if role is None or process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
                 continue
+            if role == "engine":
+                role, has_engine = "standby" if has_engine else role, True
             memory_mb = process.memory_full_info().pss / 1e6
             yield Holding(role, process.pid, memory_mb, process.num_fds(), process.num_threads())
 

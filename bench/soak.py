@@ -179,7 +179,8 @@ async def kill(server: Server, soaked: Soaked, every_s: float, seed: int) -> Non
     while True:
         await asyncio.sleep(draw.uniform(0.7, 1.3) * every_s)
         role = draw.choice(KILLED)
-        for child in psutil.Process(server.process.pid).children(recursive=True):
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        for child in sorted(children, key=psutil.Process.create_time):  # a younger engine stands by
             if role_of(child) == role and child.status() != psutil.STATUS_STOPPED:
                 is_young = time.time() - child.create_time() < 5.0
                 number = draw.choice(FROM_OUTSIDE if is_young else SIGNALS)

@@ -22,7 +22,7 @@ from takeoff.settings import Settings
 from takeoff.settings.fields import RESULTS, SHOWN_ONLY
 
 LIMIT_S = 120  # against hanging only
-SMALL = ("--port", "0", "--max-slots", "2", "--context", "512", "--prefix-cache-mb", "16")
+SMALL = ("--port=0", "--max-slots=2", "--context=512", "--prefix-cache-mb=16", "--standby=off")
 
 
 # Free ports for the doors that a test does not name: it may run beside a server.

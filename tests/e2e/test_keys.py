@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from takeoff.cli.main import app
 
-SMALL = ("--port", "0", "--max-slots", "4", "--context", "1024", "--prefix-cache-mb", "64")
+SMALL = ("--port=0", "--max-slots=4", "--context=1024", "--prefix-cache-mb=64", "--standby=off")
 KNOWN_WITHIN_S = 1.0
 
 

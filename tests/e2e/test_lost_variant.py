@@ -68,7 +68,7 @@ def test_the_next_request_is_answered_with_the_models_own_file(
 ) -> None:
     source = next((home / "models" / "smollm2").glob("*.gguf"))
     variant = next((home / "models" / "smollm2" / "variants").glob("*.gguf"))
-    with serving("--home", str(home), *SMALL) as server:
+    with serving("--home", str(home), *SMALL, "--standby=on") as server:
         url = server.wait_ready()
         fast = completion(url, PROMPT, 16)
         assert quantisation(url) == "Q8_0"

@@ -16,6 +16,8 @@ from takeoff.models.store import Store
 from takeoff.service.planner import Planner
 from takeoff.settings import ReaderSettings
 
+PLENTY = 8_000_000_000  # bytes of memory
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -34,7 +36,7 @@ def planner(folder: Path) -> Planner:
 
 
 def test_a_model_and_its_projector_are_found_below_the_folders(folder: Path) -> None:
-    launch = planner(folder)(ReaderSettings(model="tiny.gguf", mmproj=Path("mmproj.gguf")))
+    launch = planner(folder)(ReaderSettings(model="tiny.gguf", mmproj=Path("mmproj.gguf")), PLENTY)
     assert isinstance(launch.load, Load)
     assert launch.load.projector_path == str(folder / "mmproj.gguf")
 
@@ -44,7 +46,7 @@ def test_numbers_that_json_does_not_have_are_told_as_text(folder: Path) -> None:
     epsilon = struct.pack("<f", 1e-5)
     assert path.read_bytes().count(epsilon) == 1
     path.write_bytes(path.read_bytes().replace(epsilon, struct.pack("<f", float("nan"))))
-    config = planner(folder)(ReaderSettings(model="tiny.gguf")).config
+    config = planner(folder)(ReaderSettings(model="tiny.gguf"), PLENTY).config
     assert config["gguf"]["llama.attention.layer_norm_rms_epsilon"] == "nan"
     assert json.loads(json.dumps(config, allow_nan=False)) == config
 
@@ -58,11 +60,11 @@ def test_no_other_file_is_read_and_none_is_told_of(folder: Path, field: str, nam
         "lora": ReaderSettings(model="tiny.gguf", loras={"one": name}),
     }[field]
     with pytest.raises(ModelError, match=r"there is no (model|file) .* below") as refusal:
-        planner(folder)(settings)
+        planner(folder)(settings, PLENTY)
     assert "sesame" not in refusal.value.told
 
 
 def test_without_folders_no_file_can_be_named(folder: Path) -> None:
     planner = Planner(Store(folder.parent / "store"), [])
     with pytest.raises(ModelError, match="there is no model"):
-        planner(ReaderSettings(model=str(folder / "tiny.gguf")))
+        planner(ReaderSettings(model=str(folder / "tiny.gguf")), PLENTY)

@@ -147,8 +147,8 @@ def test_a_reader_that_is_added_runs_by_the_profile_too(home: Home, monkeypatch:
     monkeypatch.setattr("takeoff.service.planner.read_machine", lambda: MACHINE)
     planner = Planner(Store(home.root), [])
     home.profile(threads=3)
-    assert planner(ReaderSettings(model=home.model.name)).load.n_threads == 3
-    assert planner(ReaderSettings(model=home.model.name, optimize=False)).load.n_threads == 4
+    assert planner(ReaderSettings(model=home.model.name), 4 << 30).load.n_threads == 3
+    assert planner(ReaderSettings(model=home.model.name, optimize=False), 4 << 30).load.n_threads == 4
 
 
 def test_what_optimize_found_for_another_machine_is_not_replaced(home: Home) -> None:

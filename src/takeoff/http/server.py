@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import socket
 import sys
@@ -149,18 +150,19 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
     """
     answers = logging.getLogger("takeoff.http.answers")
     answers.addFilter(_is_a_fault)
+    moments = itertools.count()  # the clock has the same time for several
 
     class LimitedProtocol(HttpToolsProtocol):
         header_bytes = 0
         header_timer: asyncio.TimerHandle | None = None
         send_timer: asyncio.TimerHandle | None = None
-        waits_since: float | None = None  # for a request's header to be whole; None: one is in work
+        waits_since: int | None = None  # when, in order, it began to; None: a request is in work
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.logger = answers
             if (full := self._full()) is None:
-                self.waits_since = self.loop.time()
+                self.waits_since = next(moments)
                 self._start_timer()
             else:
                 self._refuse(503, full)
@@ -180,7 +182,7 @@ def _limited_protocol(settings: Settings, log: RequestLog | None) -> type[asynci
             if self.transport.is_closing():
                 self._watch_sending()
             elif self.cycle is None or self.cycle.response_complete:  # the last that came: none is behind
-                self.waits_since = self.loop.time()
+                self.waits_since = next(moments)
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
