@@ -58,7 +58,7 @@ from takeoff.thoughts import ThoughtStart
 
 LOAD_TIMEOUT_S = 120.0  # a vocabulary takes under a second, a cold disk some more
 LARGE_TEXT_CHARACTERS = 65_536
-MAX_GRAMMAR_CHARACTERS = 4 << 20  # of the grammars that are remembered
+MAX_GRAMMAR_CHARACTERS = 4 << 20  # of the grammars that are remembered, and of what they were made of
 TemplateUse = Literal["auto", "on", "off"]
 
 logger = logging.getLogger(__name__)
@@ -239,6 +239,9 @@ class Preparer:
                 asked.answer.set_exception(error)
 
 
+_Tried = tuple[str, Constraint, str]  # for whom, what, behind which thought
+
+
 class Preparers:
     """A preparer for short texts; one for long ones and one for constraints, started when first needed."""
 
@@ -247,7 +250,8 @@ class Preparers:
         self._large = large
         self._trial = trial
         # of the last constraints of each tenant, behind the thoughts that they came with
-        self._grammars: OrderedDict[tuple[str, Constraint, str], str] = OrderedDict()
+        self._grammars: OrderedDict[_Tried, str] = OrderedDict()
+        self._num_grammar_characters = 0
         self._images: WeakValueDictionary[bytes, Image] = WeakValueDictionary()  # of open requests
         self._ids = itertools.count()
 
@@ -353,7 +357,7 @@ class Preparers:
         """
         check_unicode(constraint.source)
         key = tenant, constraint, repr(thought)
-        grammar = self._grammars.pop(key, None)
+        grammar = self._grammars.get(key)
         if grammar is None:
             try:
                 answer = await self._trial.ask(TryConstraint(next(self._ids), constraint, thought))
@@ -364,10 +368,17 @@ class Preparers:
                 ) from exc
             assert isinstance(answer, ConstraintTried)
             grammar = answer.grammar
-        self._grammars[key] = grammar
-        while sum(map(len, self._grammars.values())) > MAX_GRAMMAR_CHARACTERS:
-            self._grammars.popitem(last=False)
+        self._remember(key, grammar)
         return grammar
+
+    def _remember(self, key: _Tried, grammar: str) -> None:
+        """Those that were asked for last, as many as there is room for."""
+        if key not in self._grammars:
+            self._num_grammar_characters += _num_characters(key, grammar)
+        self._grammars[key] = grammar
+        self._grammars.move_to_end(key)
+        while self._num_grammar_characters > MAX_GRAMMAR_CHARACTERS:
+            self._num_grammar_characters -= _num_characters(*self._grammars.popitem(last=False))
 
     def _with_images_once(self, answer: Answer) -> Prepared:
         """The prompt; the same image of several open requests is in memory once."""
@@ -395,3 +406,7 @@ def check_unicode(text: str) -> None:
             "which is not a character",
             hint="send well-formed Unicode",
         )
+
+
+def _num_characters(key: _Tried, grammar: str) -> int:
+    return len(key[1].source) + len(grammar)
