@@ -41,8 +41,8 @@ def test_engines_are_killed_and_every_text_is_the_undisturbed_one(smollm2_path: 
         assert len(text["undisturbed"]) > 80
         assert text["disturbed"] == text["undisturbed"]
     assert len({text["disturbed"] for text in told["texts"]}) == 4
-    assert 0.1 < told["longest_pause_s"] < 20
-    assert told["disturbed_s"] > told["undisturbed_s"] > 0.1
+    assert 0.1 < told["longest_pause_s"] < min(20, told["disturbed_s"])
+    assert told["undisturbed_s"] > 0.1
     assert [line.split(":")[0] for line in said.splitlines() if line.startswith("kill ")] == [
         "kill 1",
         "kill 2",
