@@ -28,8 +28,10 @@ from typing import Any
 
 import httpx
 import psutil
+from page import page_of
 from server import ONE_DOOR, Server
 
+from takeoff.bench.machine import descendants
 from takeoff.bench.told import Kill, Told, Verdict, judged
 
 NUM_STREAMS = 16
@@ -64,15 +66,14 @@ def requests(tokens: int) -> list[dict[str, Any]]:
 class Engines:
     """The engine processes of a server, one after the other."""
 
-    def __init__(self, server: psutil.Process) -> None:
-        self._server = server
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
         self.killed: list[Kill] = []
 
     def present(self) -> psutil.Process | None:
-        """The oldest: a younger one stands by."""
+        """The oldest, which serves."""
         with contextlib.suppress(psutil.Error):
-            children = self._server.children(recursive=True)
-            for child in sorted(children, key=psutil.Process.create_time):
+            for child in descendants(self._server_pid):
                 if ENGINE in child.cmdline() and child.status() not in ("zombie", "dead", "stopped"):
                     return child
         return None
@@ -138,10 +139,8 @@ async def disturb(engines: Engines, chance: random.Random, url: str, most: int, 
 
 
 async def has_work(url: str) -> bool:
-    async with httpx.AsyncClient() as client:
-        page = (await client.get(f"{url}/metrics")).text
-    lines = [line for line in page.splitlines() if line.startswith("takeoff_requests_open ")]
-    return any(float(line.split()[1]) > 0 for line in lines)
+    async with httpx.AsyncClient(base_url=url) as client:
+        return (await page_of(client)).value("requests_open") > 0
 
 
 async def until_ready(url: str) -> None:
@@ -153,7 +152,7 @@ async def run(
     server: Server, num_kills: int, tokens: int, seed: int, minutes: float, rest_s: float
 ) -> Verdict:
     chance, ends_at = random.Random(seed), time.monotonic() + 60 * minutes
-    engines = Engines(psutil.Process(server.process.pid))
+    engines = Engines(server.process.pid)
     timeout = httpx.Timeout(LIMIT_S)
     async with httpx.AsyncClient(base_url=server.url, timeout=timeout) as client:
         await all_streams(client, tokens)  # so that the prefix cache is the same in all that follow

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psutil
 
 from takeoff.bench.growth import Holding
+from takeoff.bench.machine import descendants
 
 FRONT = "front"
 ROLES = {
@@ -23,9 +24,8 @@ def holdings(server_pid: int) -> list[Holding]:
 
 
 def _holdings(server: psutil.Process) -> Iterator[Holding]:
-    children = sorted(server.children(recursive=True), key=psutil.Process.create_time)
     has_engine = False
-    for process in (server, *children):
+    for process in (server, *descendants(server.pid)):
         with contextlib.suppress(psutil.Error, OSError):  # it may end meanwhile
             role = FRONT if process == server else role_of(process)
             if role is None or process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 from compare import add_setup_flags, check_idle, measure, setup_from
 from goal_rows import ROWS, Row
+from made_keys import make_keys
 from own_measures import read_share, restart
 from servers import PEERS, Setup, Start, running, takeoff
 
@@ -44,15 +44,8 @@ BESIDE_ITSELF = {
 def with_promises(setup: Setup, flags: tuple[str, ...], folder: Path) -> tuple[Launch, str]:
     """Our server with a key that has limits, and with a log of requests; and the key."""
     file = folder / "keys.json"
-    limits = ("--requests-per-minute=1000000", "--tokens-per-minute=1000000000", "--max-open=1000")
-    program = (sys.executable, "-c", "from takeoff.cli.main import main; main()", "keys", "create", "bench")
-    made = subprocess.run(
-        [*program, *limits, "--scope=inference", "--scope=metrics", f"--keys-file={file}"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    key = made.stdout.split()[-1]
+    limits = {"requests_per_minute": 1_000_000, "tokens_per_minute": 1_000_000_000, "max_open": 1_000}
+    (key,) = make_keys(file, 1, **limits)
     told = (f"--keys-file={file}", f"--request-log={folder / 'requests.jsonl'}")
     return partial(takeoff, setup, flags=(*flags, *told), key=key), key
 

@@ -9,8 +9,8 @@ from takeoff.keys.file import change_keys
 from takeoff.keys.key import ALL_SCOPES, Key, digest_of, new_id, new_secret
 
 
-def make_keys(path: Path, num: int) -> list[str]:
-    """Write so many keys, each of which may do everything; returns their secrets."""
+def make_keys(path: Path, num: int, **limits: int) -> list[str]:
+    """Write so many keys, each of which may do everything within `limits`; returns their secrets."""
     secrets = [new_secret() for _ in range(num)]
     made = [
         Key(
@@ -19,6 +19,7 @@ def make_keys(path: Path, num: int) -> list[str]:
             sha256=digest_of(secret.encode()).hex(),
             created=datetime.now(UTC),
             scopes=ALL_SCOPES,
+            **limits,
         )
         for number, secret in enumerate(secrets)
     ]

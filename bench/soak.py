@@ -37,6 +37,7 @@ from server import Server
 from soak_traffic import Seen, Traffic
 
 from takeoff.bench.growth import Growth, Look, growths
+from takeoff.bench.machine import descendants
 from takeoff.bench.plot import Line, Point, plot
 
 MANIFEST = """
@@ -179,8 +180,7 @@ async def kill(server: Server, soaked: Soaked, every_s: float, seed: int) -> Non
     while True:
         await asyncio.sleep(draw.uniform(0.7, 1.3) * every_s)
         role = draw.choice(KILLED)
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        for child in sorted(children, key=psutil.Process.create_time):  # a younger engine stands by
+        for child in descendants(server.process.pid):
             if role_of(child) == role and child.status() != psutil.STATUS_STOPPED:
                 is_young = time.time() - child.create_time() < 5.0
                 number = draw.choice(FROM_OUTSIDE if is_young else SIGNALS)

@@ -10,6 +10,8 @@ import psutil
 import requests
 from tests.cli.test_serve import LIMIT_S, Server
 
+from takeoff.bench.machine import descendants
+
 REASONS = ("stop", "length", "cancelled", "deadline", "failed")
 
 
@@ -20,8 +22,7 @@ def child_of(server: Server, module: str) -> psutil.Process:
 
 def children_of(server: Server, module: str) -> list[psutil.Process]:
     """The live children that run `module`, the oldest first."""
-    children = sorted(server.children(), key=psutil.Process.create_time)
-    return [child for child in children if module in child.cmdline()]
+    return [child for child in descendants(server.process.pid) if module in child.cmdline()]
 
 
 def metric(url: str, name: str, key: str = "") -> float:

@@ -43,6 +43,14 @@ def listener_pid(host: str, port: int) -> int | None:
     return min(pids, default=None)
 
 
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes below one, the oldest first: of a reader's two engines the younger one stands by.
+
+    Raises psutil.Error: it is gone, or not ours.
+    """
+    return sorted(psutil.Process(pid).children(recursive=True), key=psutil.Process.create_time)
+
+
 def tree_memory(pid: int | None) -> int | None:
     """Proportional set size of a process and all its descendants, in bytes; None where nobody can tell."""
     if pid is None:

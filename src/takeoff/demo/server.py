@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from takeoff.bench.machine import descendants
 from takeoff.demo.streams import Door
 from takeoff.errors import StartError
 
@@ -55,8 +56,7 @@ class OwnServer:
     def kill_engine(self) -> int | None:
         """Send SIGKILL to this server's engine. Returns its process id; None: none is there to be killed."""
         with contextlib.suppress(psutil.Error):
-            children = psutil.Process(self._process.pid).children(recursive=True)
-            for child in sorted(children, key=psutil.Process.create_time):  # a younger one stands by
+            for child in descendants(self._process.pid):
                 if _ENGINE in child.cmdline() and child.status() not in ("zombie", "dead"):
                     child.kill()
                     return child.pid

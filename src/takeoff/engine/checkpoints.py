@@ -26,7 +26,7 @@ class Checkpoints:
         scheduler: Scheduler,
         prefixes: PrefixSharing,
         *,
-        longest_s: float = LONGEST_S,
+        longest_s: float,
         clock: Callable[[], float],
     ) -> None:
         """`longest_s`: one checkpoint never takes more, unless steps do; `clock` says seconds."""

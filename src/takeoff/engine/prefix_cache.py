@@ -89,7 +89,6 @@ class PrefixCache:
         self.num_evicted = 0
         self._arena = arena
         self._new_bytes = 0  # of all snapshots that came, beyond those that they took the place of
-        self.num_inherited = 0  # snapshots of an earlier engine
         self._tree: PrefixTree[Entry] = PrefixTree(
             can_trim=can_trim,
             half_life=HALF_LIFE_FILLS * max(arena.size_bytes, 1),
@@ -200,7 +199,6 @@ class PrefixCache:
             except (msgspec.MsgspecError, ValueError) as exc:
                 logger.warning("a prefix of the last engine can't be read: %s", exc)
                 self._arena.free(region)
-        self.num_inherited = len(self)
 
     def _has_room(self, num_bytes: int, covered: list[Entry], limit: float | None) -> bool:
         """Whether there would be room, once all went that may go for a newcomer of so much value per byte."""

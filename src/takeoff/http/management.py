@@ -26,10 +26,8 @@ def management_router(
     router = APIRouter(tags=["Management"])
 
     def tell(event: str, reader: Reader) -> None:
-        """A URL's query may be a secret, so it is left out."""
         if audit is not None:
-            model = reader.settings.model.partition("?")[0]
-            told = {"id": reader.reader_id, "model": model, "group": reader.group}
+            told = {"id": reader.reader_id, "model": reader.settings.public_model, "group": reader.group}
             audit({"event": event, "by": who(current_visit.get().account), "reader": told})
 
     async def reader_body(http_request: HttpRequest) -> dict[str, Any]:

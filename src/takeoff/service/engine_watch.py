@@ -109,6 +109,7 @@ class EngineWatch:
         self._beacon = Beacon(self._beacon_file.fileno())
         self._prefixes = KeptPrefixes()
         self._standby = Standby(name, self._start)
+        self._told = load  # to the present engine: `load` with the files that it inherits
         self._purpose: Purpose | None = None  # of the present engine, if it generates
         self._proven: Purpose | None = None  # of the last engine that loaded
         self._is_loaded = False  # the present process
@@ -207,15 +208,15 @@ class EngineWatch:
 
         Raises OSError: no process or no memory is to be had.
         """
-        load = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
-        if isinstance(load, Load):
-            load = self._generating(load)
+        self._told = msgspec.structs.replace(self._load, beacon_fd=self._beacon_file.fileno())
+        if isinstance(self._told, Load):
+            self._told = self._inheriting(self._told)
             child = await self._standby.take(self._purpose)
             if child is not None:
                 return child, TakeOver()
-        return await self._start(load), load
+        return await self._start(self._told), self._told
 
-    def _generating(self, load: Load) -> Load:
+    def _inheriting(self, load: Load) -> Load:
         """With what the last engine has left behind for one that computes the same."""
         origin = origin_of(load)
         arena_fd = self._prefixes.fd_for(origin)
@@ -238,8 +239,7 @@ class EngineWatch:
         """From now on another may stand by, and what this one has proved need not be proved again."""
         self._proven = self._purpose
         if load.has_standby:
-            load = msgspec.structs.replace(load, beacon_fd=self._beacon_file.fileno())
-            self._standby.prepare(self._generating(load), self._purpose)
+            self._standby.prepare(msgspec.structs.replace(load, is_checked=True), self._purpose)
 
     def _take(self, message: FromAny) -> None:
         match message:
@@ -250,8 +250,8 @@ class EngineWatch:
             case Loaded() | EncoderLoaded():
                 self.loaded = message
                 self._is_loaded = True
-                if isinstance(self._load, Load):
-                    self._engine_loaded(self._load)
+                if isinstance(self._told, Load):
+                    self._engine_loaded(self._told)
                 logger.info("%s: engine %d loaded in %.1f s", self._name, message.pid, message.load_s)
                 self._calls.on_loaded()
             case _:

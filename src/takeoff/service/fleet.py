@@ -112,7 +112,7 @@ class Fleet:
         """
         async with self._planning:
             launch = await self._provision.plan(settings)
-            reader = Reader(self._free_id(settings.model), settings, self._calls, self._changes)
+            reader = Reader(self._free_id(settings.public_model), settings, self._calls, self._changes)
             reader.launch = launch
             self._groups.add(reader)
         if settings.on_demand:
@@ -315,9 +315,9 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _free_id(self, model: str) -> str:
-        """The name, with a number if it is taken; of a URL not its query, which may be a secret."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.partition("?")[0]).strip("-.")[-64:] or "reader"
+    def _free_id(self, wanted: str) -> str:
+        """What is wanted as far as it may stand in an id, with a number if it is taken."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-.")[-64:] or "reader"
         numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return next(reader_id for reader_id in numbered if reader_id not in self._groups)
 

@@ -119,7 +119,7 @@ class Reader:
     @property
     def model_name(self) -> str:
         """Before it is launched what was asked for; of a URL not its query, which may be a secret."""
-        return self.settings.model.partition("?")[0] if self.launch is None else self.launch.model_name
+        return self.settings.public_model if self.launch is None else self.launch.model_name
 
     @property
     def quantisation(self) -> str | None:

@@ -181,6 +181,11 @@ class ReaderSettings(BaseModel):
             raise ValueError("prefix_cache_disk_mb needs prefix_cache_mb: prefixes are read into RAM")
         return self
 
+    @property
+    def public_model(self) -> str:
+        """`model`, of a URL without its query, which may be a secret."""
+        return self.model.partition("?")[0]
+
 
 class Settings(ReaderSettings):
     """Everything `takeoff serve` can be told."""
