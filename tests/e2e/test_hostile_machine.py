@@ -102,7 +102,7 @@ def test_a_full_disk_loses_lines_and_prefixes_and_no_request(smollm2_path: Path,
     num_lost = sum(line["lines"] for line in lines if line["event"] == "lost")
     num_told = sum(line.get("path") == "/v1/completions" for line in lines)
     assert num_lost >= 4, "the fifth may come when there is room again"
-    assert num_told == 2, "all others are counted as lost"
+    assert num_lost + num_told == 7, "each is told or counted as lost"
 
 
 def test_a_change_of_keys_on_a_full_disk_is_refused_and_changes_nothing(tmp_path: Path) -> None:
