@@ -87,6 +87,12 @@ class Worker:
 
     def _tried(self, case: bytes) -> tuple[bool | None, dict[str, str] | None]:
         """Whether the case was accepted, None: it was late; and what it broke."""
+        try:
+            return self._timed(case)
+        except Late:  # between its end and the end of its time
+            return None, None
+
+    def _timed(self, case: bytes) -> tuple[bool | None, dict[str, str] | None]:
         found: dict[str, str] | None = None
         is_accepted: bool | None = None
         self._watcher.taken()
