@@ -185,13 +185,16 @@ class Lane:
         """The worker died of the case at hand, or is killed at it: note which, and go on behind it."""
         process, self._process = self._process, None
         assert process is not None
-        is_hanging = process.poll() is None and self._is_hanging()
-        if is_hanging:
+        is_alive = process.poll() is None
+        is_hanging = is_alive and self._is_hanging()
+        if is_alive:
             process.kill()
         code = process.wait()
         _close(process)
         self._listening.join()
         told = self._desk.read(with_case=True)
+        if told.number == NO_CASE and is_alive:
+            return  # its case ended at the last moment, and it may have been killed in vain
         if told.number == NO_CASE:
             raise SystemExit(f"{self._plan.name} ended with {code} outside of a case:\n{self._log_tail()}")
         if is_hanging and self._plan.may_be_late:
