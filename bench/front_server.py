@@ -13,14 +13,14 @@ from pathlib import Path
 
 import uvloop
 
-from takeoff.cli.doors import Doors
 from takeoff.errors import ModelError
+from takeoff.http.doors import Doors
 from takeoff.ipc.messages import Load
 from takeoff.models.store import Store
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Task
+from takeoff.service.engines import Commands
 from takeoff.service.launch import Launch
-from takeoff.service.reader import Commands
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 

@@ -19,8 +19,8 @@ from bench.fuzzing.texts import Templates
 from takeoff.errors import ModelError, PreparerFailed, TakeoffError
 from takeoff.ipc.messages import Prepare, Prepared
 from takeoff.models.gguf import read_gguf
+from takeoff.service.engines import Commands
 from takeoff.service.preparer import Preparer
-from takeoff.service.reader import Commands
 
 NUM_TOKENS = 600  # of the real vocabulary that are kept: its bytes are among the first
 ANSWER_S = 2.0

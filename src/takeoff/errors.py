@@ -21,6 +21,7 @@ TakeoffError                500  base class; also: a bug on our side
 ├── PreparerFailed          503  the preparer was late or died; a fresh one is starting
 ├── DeadlineExceeded        504  the time that its client gave it was over, before it had said anything
 └── StartError              exit code 1: the command line prints one line and a hint
+    ├── ClusterError        there is no cluster, or it can't do what it was told
     ├── SettingsError       a flag, variable or manifest entry is wrong
     ├── ModelError          the model file is missing, damaged or of a kind we can't run
     ├── PullError           a model could not be fetched
@@ -168,6 +169,10 @@ class DeadlineExceeded(TakeoffError):
 
 class StartError(TakeoffError):
     code = "start_error"
+
+
+class ClusterError(StartError):
+    code = "cluster_error"
 
 
 class SettingsError(StartError):

@@ -61,6 +61,7 @@ class FakeGeneration:
         prompt = request.prompt
         self.reader_id = "smollm2"
         self.queue_s = 0.25
+        self.replica_ids: list[str] = []
         self.first_token_at: float | None = None
         self.prompt_tokens = len(prompt.messages if isinstance(prompt, Conversation) else prompt)
         self.cached_tokens = 1
@@ -147,6 +148,7 @@ class FakeReader:
     task: str = "generate"
     max_tokens: int = 512
     num_bytes: int = 500_000_000
+    replicas: tuple[()] = ()
 
     @property
     def group(self) -> str:

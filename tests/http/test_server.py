@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -508,6 +509,38 @@ def test_a_port_in_use_and_a_host_that_is_none_are_told() -> None:
         with pytest.raises(StartError, match="can't listen on") as refused:
             listen(host, 0)
         assert refused.value.hint is not None
+
+
+def test_a_port_is_shared_by_those_who_say_so_and_by_nobody_else() -> None:
+    with listen("127.0.0.1", 0, shares_port=True) as first:
+        port = first.getsockname()[1]
+        with listen("127.0.0.1", port, shares_port=True) as second:
+            assert second.getsockname() == first.getsockname()
+            for sock in (first, second):
+                sock.listen()
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
+            accepted = [_num_waiting(sock) for sock in (first, second)]
+            assert sum(accepted) == 64
+            assert min(accepted) > 0, "each gets its part"
+            for client in clients:
+                client.close()
+        with pytest.raises(StartError, match=f"port {port}: Address already in use"):
+            listen("127.0.0.1", port)
+    with listen("127.0.0.1", 0) as alone:
+        alone.listen()
+        with pytest.raises(StartError, match="Address already in use"):
+            listen("127.0.0.1", alone.getsockname()[1], shares_port=True)
+
+
+def _num_waiting(sock: socket.socket) -> int:
+    """Connections that nobody has accepted yet."""
+    sock.setblocking(False)
+    number = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.accept()[0].close()
+            number += 1
+    return number
 
 
 def test_the_ipv6_loopback_is_served() -> None:

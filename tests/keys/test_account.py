@@ -12,7 +12,7 @@ from tests.keys.made import make_key
 from tests.keys.test_keyring import Clock
 
 from takeoff.errors import InvalidRequest, RateLimited
-from takeoff.keys.account import Account
+from takeoff.keys.account import Account, Spent
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Work:
     completion_tokens: int = 0
     finish_reason: str | None = None
     reader_id: str = "smollm2"
+    replica_ids: tuple[str, ...] = ()
     cached_tokens: int = 0
     queue_s: float = 0.0
     first_token_at: float | None = None
@@ -203,3 +204,31 @@ def test_what_is_not_counted_has_no_limit() -> None:
             pass
     ask(alice)
     refusal(alice)
+
+
+def test_limits_hold_over_servers_that_tell_each_other() -> None:
+    clock = Clock()
+    here, there = (account(clock, requests_per_minute=4, tokens_per_minute=100) for _ in range(2))
+    ask(here, Work(prompt_tokens=30, completion_tokens=20, finish_reason="stop"))
+    ask(here)
+    assert here.spent() == (2, 50, 0)
+    assert here.spent() == (0, 0, 0), "each is told once"
+    there.take_spent("door", Spent(2, 50, 0))
+    ask(there)
+    ask(there, Work(prompt_tokens=60, finish_reason="stop"))
+    assert refusal(there).of == "tokens"
+    clock.now += 60
+    ask(there)
+
+
+def test_what_is_open_elsewhere_counts_until_nothing_is_heard() -> None:
+    clock = Clock()
+    alice = account(clock, max_open=2)
+    alice.take_spent("door", Spent(0, 0, 1))
+    with alice.visit(is_counted=True) as visit, visit.work():
+        with alice.visit(is_counted=True) as other, pytest.raises(RateLimited), other.work():
+            pass
+        assert alice.spent().num_open == 1
+        clock.now += 6
+        with alice.visit(is_counted=True) as other, other.work():
+            pass

@@ -15,8 +15,8 @@ import pytest
 from takeoff.errors import InvalidRequest, PreparerFailed, PromptTooLong
 from takeoff.ipc.messages import VocabularyDescribed
 from takeoff.request import Constraint, ConstraintKind, Conversation
+from takeoff.service.engines import Commands
 from takeoff.service.preparer import Preparer, Preparers, TemplateUse
-from takeoff.service.reader import Commands
 
 LIMIT_S = 60.0  # against hanging only
 

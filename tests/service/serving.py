@@ -17,10 +17,11 @@ from takeoff.errors import ModelError, PlanError
 from takeoff.ipc.messages import Load
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Request, SamplingParams, Task
+from takeoff.service.engines import Commands
 from takeoff.service.generation import Generation
 from takeoff.service.launch import Launch
 from takeoff.service.provision import PlanReader
-from takeoff.service.reader import Commands, Reader
+from takeoff.service.reader import Reader
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 

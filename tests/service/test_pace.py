@@ -115,3 +115,29 @@ def test_a_slower_engine_is_known_within_some_seconds_of_its_work_and_a_new_one_
     expected = SAFETY * 0.4 / PREFILL_SHARE
     assert pace.seconds(100, 0, NOTHING, 1) == pytest.approx(expected, rel=0.15)
     assert pace.told.startswith("2")
+
+
+def test_each_of_several_engines_has_its_part_of_what_is_ahead() -> None:
+    ahead = Ahead(
+        num_open=12,
+        num_parties=3,
+        waiting_prompt=1_000,
+        waiting_completion=802,
+        running_completion=401,
+        own_prompt=100,
+        own_completion=41,
+    )
+    assert ahead.for_each(1) == ahead
+    assert ahead.for_each(4) == Ahead(
+        num_open=3,
+        num_parties=3,
+        waiting_prompt=250,
+        waiting_completion=200,
+        running_completion=100,
+        own_prompt=25,
+        own_completion=10,
+    )
+    alone, shared = (paced().seconds(0, 0, each, 3) for each in (ahead, ahead.for_each(4)))
+    assert alone is not None
+    assert shared is not None
+    assert shared == pytest.approx(alone / 4, rel=0.02)

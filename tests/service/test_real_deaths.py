@@ -20,8 +20,8 @@ from takeoff.errors import EngineFailed
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Request, SamplingParams, Task
 from takeoff.sandbox.launch import command
+from takeoff.service.engines import Commands
 from takeoff.service.launch import Launch
-from takeoff.service.reader import Commands
 from takeoff.service.service import Service
 from takeoff.settings import ReaderSettings, Settings
 

@@ -145,7 +145,7 @@ def _sandbox() -> Iterator[Finding]:
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:
-    from takeoff.cli.doors import TITLES
+    from takeoff.http.doors import TITLES
     from takeoff.http.server import listen
 
     for name, title in TITLES.items():

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from takeoff.cli.options import takes_settings
-from takeoff.errors import SettingsError
 
 if TYPE_CHECKING:
-    from takeoff.cli.doors import Doors
+    from takeoff.http.doors import Doors
     from takeoff.keys.keyring import Keyring
     from takeoff.observe.lines import Logs
     from takeoff.service.launching import PlannedReader
@@ -27,6 +25,7 @@ def serve(flags: dict[str, Any]) -> None:
     import uvloop
 
     from takeoff.cli.key import with_key
+    from takeoff.http.reach import check_reach
     from takeoff.http.tls import tls_context
     from takeoff.keys.keyring import Keyring
     from takeoff.observe.lines import opened_logs
@@ -61,30 +60,6 @@ def plan_told(settings: Settings) -> list[PlannedReader]:
     return readers
 
 
-def check_reach(settings: Settings) -> None:
-    """Refuse to be open to a network without a key.
-
-    Raises:
-        SettingsError: the address is not a loopback one, there is no key, and nobody insisted.
-    """
-    if not settings.asks_for_keys and not settings.insecure and not is_loopback(settings.host):
-        raise SettingsError(
-            f"{settings.host} can be reached from other machines, and no key is set",
-            param="host",
-            hint="`takeoff keys create NAME`, or set TAKEOFF_API_KEY, or --insecure to serve everyone who "
-            "can connect",
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` is for this machine alone; of an unknown name we say no."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
 async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring, logs: Logs) -> None:
     """From the start of the processes to their end.
 
@@ -96,7 +71,7 @@ async def _serve(settings: Settings, planned: list[PlannedReader], keys: Keyring
     with _caught_signals() as signals:
         async with launched(settings, planned) as service:
             # Imported while the engine loads: half a second that nobody has to wait for.
-            from takeoff.cli.doors import Doors
+            from takeoff.http.doors import Doors
 
             doors = Doors(settings)
             serving = asyncio.create_task(doors.serve(service, keys, logs), name="doors")
@@ -157,7 +132,7 @@ def _caught_signals() -> Iterator[_Signals]:
 def _print_welcome(settings: Settings, planned: list[PlannedReader], doors: Doors, service: Service) -> None:
     """The doors, a line to try the server with, and what to serve next."""
     from takeoff.cli.console import talk
-    from takeoff.cli.doors import FRONT, TITLES
+    from takeoff.http.doors import FRONT, TITLES
 
     console = talk()
     host = _host_to_call(settings.host)

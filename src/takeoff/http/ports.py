@@ -18,6 +18,8 @@ class Generation(Protocol):
     @property
     def reader_id(self) -> str: ...
     @property
+    def replica_ids(self) -> Sequence[str]: ...  # of the reader that have computed it
+    @property
     def queue_s(self) -> float: ...  # that it waited for a slot
     @property
     def first_token_at(self) -> float | None: ...  # monotonic seconds
@@ -81,6 +83,17 @@ class Vocabulary(Protocol):
     def chat_template(self) -> str | None: ...
 
 
+class Replica(Protocol):
+    """One of several engines of a reader."""
+
+    @property
+    def replica_id(self) -> str: ...
+    @property
+    def node(self) -> str: ...  # address of its machine
+    @property
+    def num_open(self) -> int: ...  # requests that this server has given it
+
+
 class Reader(Protocol):
     """A loaded model, or one that loads, or failed to."""
 
@@ -96,6 +109,8 @@ class Reader(Protocol):
     def progress(self) -> float: ...
     @property
     def pids(self) -> list[int]: ...
+    @property
+    def replicas(self) -> Sequence[Replica]: ...  # that serve it, where it has several engines
     @property
     def settings(self) -> ReaderSettings: ...
     @property

@@ -153,8 +153,10 @@ def _work(note: Note, generations: Sequence[Counted]) -> dict[str, Any]:
     if visit is None or not visit.num_texts:
         return {}
     firsts = [each.first_token_at for each in generations if each.first_token_at is not None]
+    replica_ids = dict.fromkeys(replica_id for each in generations for replica_id in each.replica_ids)
     return {
         "reader": ",".join(visit.reader_ids) or None,
+        "replica": ",".join(replica_ids) or None,
         "texts": visit.num_texts,
         "prompt_tokens": visit.other_tokens + sum(each.prompt_tokens for each in generations),
         "cached_tokens": sum(each.cached_tokens for each in generations),

@@ -37,14 +37,14 @@ _REASONS = {
 logger = logging.getLogger(__name__)
 
 
-def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
-    """Take a port; 0 takes a free one.
+def listen(host: str, port: int, *, flag: str = "--port", shares_port: bool = False) -> socket.socket:
+    """Take a port; 0 takes a free one. `shares_port`: others of this user who say so too may have it as well.
 
     Raises:
         StartError: it is in use, or the address is not this machine's.
     """
     try:
-        return _bound_socket(host, port)
+        return _bound_socket(host, port, shares_port=shares_port)
     except (OSError, UnicodeError) as exc:  # the second: a host that is no name at all
         raise StartError(
             f"can't listen on {host} port {port}: {getattr(exc, 'strerror', exc)}",
@@ -99,11 +99,13 @@ class DoorServer:
             protocol.transport.abort()
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
+def _bound_socket(host: str, port: int, *, shares_port: bool) -> socket.socket:
     family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
     except OSError:
         sock.close()

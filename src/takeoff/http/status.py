@@ -37,6 +37,11 @@ def reader_facts(reader: Reader) -> dict[str, Any]:
         "on_demand": reader.settings.on_demand,
         "planned_bytes": reader.num_bytes,
     }
+    if reader.replicas:
+        facts["replicas"] = [
+            {"replica_id": each.replica_id, "node": each.node, "open_requests": each.num_open}
+            for each in reader.replicas
+        ]
     if reader.state == "loading":
         facts["progress"] = reader.progress
     if reader.error is not None:

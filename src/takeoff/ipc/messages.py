@@ -4,6 +4,7 @@
     engine   --> service     Progress, StandsBy, Loaded, LoadFailed, ImagesRead, Step, Heartbeat
     service  --> encoder     LoadEncoder, Encode, Cancel
     encoder  --> service     EncoderLoaded, LoadFailed, Encoded, EncodeFailed, Heartbeat
+    replicas --> service     as an engine or an encoder; and Placed, Lost
     service  --> preparer    LoadVocabulary, then questions
     preparer --> service     VocabularyLoaded, LoadFailed, then an answer or PrepareFailed to each
 
@@ -172,6 +173,19 @@ class Heartbeat(Message, frozen=True):
     running: int
     waiting: int
     counters: dict[str, float]  # names of observe.metrics: sums since start
+
+
+class Placed(Message, frozen=True):
+    """Of several engines this one has a request now."""
+
+    request_id: int
+    replica_id: str
+
+
+class Lost(Message, frozen=True):
+    """Of several engines the one is gone that had these requests; the others would take them."""
+
+    request_ids: list[int]
 
 
 # --- service <-> encoder -------------------------------------------------------------------------
@@ -373,7 +387,7 @@ class PrepareFailed(Message, frozen=True):
 
 
 ToEngine = Load | TakeOver | Submit | Cancel
-FromEngine = Progress | StandsBy | Loaded | LoadFailed | ImagesRead | Step | Heartbeat
+FromEngine = Progress | StandsBy | Loaded | LoadFailed | ImagesRead | Step | Heartbeat | Placed | Lost
 ToEncoder = LoadEncoder | Encode | EncoderTokenize | EncoderDetokenize | Cancel
 FromEncoder = (
     EncoderLoaded | LoadFailed | Encoded | EncodeFailed | EncoderTokenized | EncoderDetokenized | Heartbeat

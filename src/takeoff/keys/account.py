@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from takeoff.errors import Cancelled, InvalidRequest, NotFound, RateLimited
 from takeoff.keys.key import Key, Scope
@@ -19,6 +19,16 @@ from takeoff.request import DEFAULT_PRIORITY, FinishReason
 from takeoff.service.admission import DrainRate
 
 Clock = Callable[[], float]
+
+HEARD_S = 5.0  # what another server has open counts for so long
+
+
+class Spent(NamedTuple):
+    """What a key has used at one server since it was asked last, and what it has open there now."""
+
+    requests: int
+    tokens: int
+    num_open: int
 
 
 class Bucket:
@@ -56,6 +66,8 @@ class Counted(Protocol):
 
     @property
     def reader_id(self) -> str: ...
+    @property
+    def replica_ids(self) -> Sequence[str]: ...
     @property
     def prompt_tokens(self) -> int: ...
     @property
@@ -198,6 +210,8 @@ class Account:
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
         self._ends = DrainRate(clock)
+        self._new = (0, 0)  # requests and tokens that other servers of the same keys were not told of
+        self._elsewhere: dict[str, tuple[float, int]] = {}  # what each of those has open, and when it said so
         self._visits: set[Visit] = set()
         if key is not None:
             self.take_limits(key)
@@ -267,6 +281,30 @@ class Account:
         for visit in called:
             visit.end()
 
+    @property
+    def num_open(self) -> int:
+        """Texts in work here."""
+        return sum(each.num_open for each in self._visits)
+
+    def spent(self) -> Spent:
+        """For other servers of the same keys, so that limits hold over all of them."""
+        for visit in self._visits:
+            self._use(visit)
+        (requests, tokens), self._new = self._new, (0, 0)
+        return Spent(requests, tokens, self.num_open)
+
+    def take_spent(self, server: str, spent: Spent) -> None:
+        """Another server of the same keys has said this."""
+        self._elsewhere[server] = self._clock(), spent.num_open
+        if self._requests is not None:
+            self._requests.take(spent.requests)
+        if self._tokens is not None:
+            self._tokens.take(spent.tokens)
+
+    def _open_elsewhere(self) -> int:
+        since = self._clock() - HEARD_S
+        return sum(num_open for said_at, num_open in self._elsewhere.values() if said_at >= since)
+
     def check_open(self, visit: Visit) -> None:
         """Raises as `Visit.work`, if one more text would be too many."""
         limit = None if self._key is None else self._key.max_open
@@ -278,7 +316,7 @@ class Account:
                 f"{limit} in work at once",
                 hint="send them in several requests",
             )
-        num_open = sum(each.num_open for each in self._visits)
+        num_open = self.num_open + self._open_elsewhere()
         if num_open == 0:
             self._ends.restart()
         if num_open >= limit:
@@ -302,10 +340,13 @@ class Account:
                 )
         if self._requests is not None:
             self._requests.take(1)
+        self._new = self._new[0] + 1, self._new[1]
 
     def _use(self, visit: Visit) -> None:
+        tokens = visit.new_tokens()
         if self._tokens is not None:
-            self._tokens.take(visit.new_tokens())
+            self._tokens.take(tokens)
+        self._new = self._new[0], self._new[1] + tokens
 
     def _bucket(self, bucket: Bucket | None, per_minute: int | None) -> Bucket | None:
         if per_minute is None:

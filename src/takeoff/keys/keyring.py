@@ -10,12 +10,12 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from takeoff.errors import KeyFileError, Unauthorized
-from takeoff.keys.account import Account, Clock
+from takeoff.keys.account import Account, Clock, Spent
 from takeoff.keys.file import read_keys, version_of
 from takeoff.keys.key import Key, digest_of
 
@@ -92,6 +92,16 @@ class Keyring:
                 f"the API key {found.name!r} was valid until {found.expires:%Y-%m-%d %H:%M} UTC"
             )
         return self._accounts[found.id]
+
+    def spent(self) -> dict[str, Spent]:
+        """By key id, of keys that have used anything since it was asked last, or have anything open."""
+        spent = {key_id: account.spent() for key_id, account in self._accounts.items()}
+        return {key_id: each for key_id, each in spent.items() if any(each)}
+
+    def take_spent(self, server: str, spent: Mapping[str, Spent]) -> None:
+        """Another server of the same keys has said this. Keys that it leaves out have nothing open there."""
+        for key_id, account in self._accounts.items():
+            account.take_spent(server, spent.get(key_id, Spent(0, 0, 0)))
 
     def _look(self) -> None:
         """Read the file again if it has changed."""

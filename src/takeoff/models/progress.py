@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -29,3 +32,16 @@ class NoProgress:
 
     def note(self, text: str) -> None:
         pass
+
+
+class LoggedProgress:
+    """Writes the stages of a pull to the log."""
+
+    def stage(self, label: str, total_bytes: int | None) -> None:
+        logger.info("%s%s", label, "" if total_bytes is None else f" ({total_bytes / 1e6:,.0f} MB)")
+
+    def at(self, done_bytes: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        logger.info("%s", text)

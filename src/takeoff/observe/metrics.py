@@ -111,6 +111,7 @@ class Metrics:
         self.limit_bytes = Gauge(
             "takeoff_memory_limit_bytes", "Memory that all readers may plan with", registry=registry
         )
+        self._replicas = _Replicas(registry)
         self._beats: dict[Hashable, Heartbeat] = {}  # the last of each reader's engine
         for reason in FinishReason:  # so that a rate starts from zero, not from nothing
             self.ended.labels(reason.value)
@@ -162,6 +163,10 @@ class Metrics:
         for reader_id, num_bytes in planned_bytes.items():
             self._planned_bytes.labels(reader_id).set(num_bytes)
 
+    def note_replicas(self, reader_id: str, beats: Mapping[str, Heartbeat]) -> None:
+        """The replicas that serve a reader now, and what the engine of each has said last."""
+        self._replicas.take(reader_id, beats)
+
     def _engine_ended(self, reader: Hashable) -> None:
         self._beats.pop(reader, None)
         self._engines.restart(reader)
@@ -178,6 +183,50 @@ class Metrics:
     def render(self) -> bytes:
         """The page that Prometheus reads; of `content_type`."""
         return generate_latest(self.registry)
+
+
+class _Replicas:
+    """What each replica of a reader does, by its id; none without a cluster."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ["reader", "replica"]
+        self._running = Gauge(
+            "takeoff_replica_requests_running",
+            "Requests that hold a slot of a replica",
+            labels,
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "takeoff_replica_requests_waiting",
+            "Requests that wait for a slot of a replica",
+            labels,
+            registry=registry,
+        )
+        self._decoded = Gauge(
+            "takeoff_replica_decoded_tokens",
+            "Tokens that the engine of a replica has decoded since its start",
+            labels,
+            registry=registry,
+        )
+        self._prefilled = Gauge(
+            "takeoff_replica_prefilled_tokens",
+            "Tokens of prompts that the engine of a replica has computed since its start",
+            labels,
+            registry=registry,
+        )
+        self._known: dict[str, set[str]] = {}  # by reader
+
+    def take(self, reader_id: str, beats: Mapping[str, Heartbeat]) -> None:
+        families = (self._running, self._waiting, self._decoded, self._prefilled)
+        for gone in self._known.get(reader_id, set()) - beats.keys():
+            for family in families:
+                family.remove(reader_id, gone)
+        self._known[reader_id] = set(beats)
+        for name, beat in beats.items():
+            decoded = beat.counters.get("sample_tokens", 0.0)
+            values = (beat.running, beat.waiting, decoded, beat.counters.get("prefill_tokens", 0.0))
+            for family, value in zip(families, values, strict=True):
+                family.labels(reader_id, name).set(value)
 
 
 class _EngineCounters:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from takeoff.errors import InvalidRequest, NotReady
-from takeoff.models.progress import Progress
+from takeoff.models.progress import LoggedProgress
 from takeoff.python.completion import AnswerText, Completion, completion_of
 from takeoff.python.options import (
     ChatOptions,
@@ -66,7 +66,7 @@ class AsyncLLM:
         Raises:
             PullError, ModelError, PlanError: it can't be had, or not run here.
         """
-        self._planned = list(plan_readers(self._settings, lambda: nullcontext(_LoggedProgress())))
+        self._planned = list(plan_readers(self._settings, lambda: nullcontext(LoggedProgress())))
 
     async def start(self) -> None:
         """Load the model.
@@ -287,19 +287,6 @@ class AsyncLLM:
             async for event in generation:
                 if text := answer.take(event):
                     yield text
-
-
-class _LoggedProgress(Progress):
-    """Writes the stages of a pull to the log."""
-
-    def stage(self, label: str, total_bytes: int | None) -> None:
-        logger.info("%s%s", label, "" if total_bytes is None else f" ({total_bytes / 1e6:,.0f} MB)")
-
-    def at(self, done_bytes: int) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        logger.info("%s", text)
 
 
 async def _all(

@@ -38,6 +38,7 @@ from takeoff.service.child import Child
 from takeoff.service.kept_prefixes import KeptPrefixes, Origin, origin_of
 from takeoff.service.policies import policy_of
 from takeoff.service.pulse import LOOK_S, Pulse, Verdict
+from takeoff.service.replicas import ReplicaFacts
 from takeoff.service.standby import Standby
 
 HOPELESS_CRASHES = 3  # while loading, one after the other: it is the weights
@@ -125,6 +126,11 @@ class EngineWatch:
     @property
     def standby_pid(self) -> int | None:
         return self._standby.pid
+
+    @property
+    def replicas(self) -> list[ReplicaFacts]:
+        """None: it is alone."""
+        return []
 
     def start(self) -> None:
         """Start and watch engines in the background, until `stop`."""

@@ -9,22 +9,22 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from takeoff.errors import ModelError, NoRoom, NotReady
 from takeoff.ipc.messages import Load
-from takeoff.ipc.turns import make_turns_file
 from takeoff.models.machine import available_memory
 from takeoff.request import Task
 from takeoff.service.changes import Changes
+from takeoff.service.engines import MakeEngine
 from takeoff.service.groups import Groups
 from takeoff.service.launch import Launch
 from takeoff.service.on_demand import OnDemand
 from takeoff.service.provision import PlanReader, Provision
-from takeoff.service.reader import Commands, Reader, ReaderCalls, ReaderState
+from takeoff.service.reader import Reader, ReaderCalls, ReaderState
 from takeoff.service.replacing import Replacement
 from takeoff.service.residency import Residency
 from takeoff.settings import ReaderSettings, Settings
@@ -42,15 +42,25 @@ class Fleet:
     """Readers behind groups. `stop` must be called."""
 
     def __init__(
-        self, settings: Settings, plan_reader: PlanReader, commands: Commands, calls: ReaderCalls
+        self,
+        settings: Settings,
+        plan_reader: PlanReader,
+        make_engine: MakeEngine,
+        preparer: Sequence[str],
+        calls: ReaderCalls,
+        turns_fd: int,
     ) -> None:
-        """`plan_reader` finds a model and plans its memory; see `Provision`."""
+        """`plan_reader` finds a model and plans its memory; see `Provision`. `preparer` as in `Reader.start`.
+
+        `turns_fd` is of the file by which engines take turns on the cores.
+        """
         self._settings = settings
-        self._commands = commands
+        self._make_engine = make_engine
+        self._preparer = preparer
         self._calls = calls
         self._groups = Groups(settings.reserved_consumers)
         self._changes = Changes()
-        self._turns_file = make_turns_file()
+        self._turns_fd = turns_fd
         limit = settings.memory_limit_gb
         self._residency = Residency(
             self._groups.readers,
@@ -89,14 +99,24 @@ class Fleet:
         """Raises NotFound: there is no such reader."""
         return self._groups.reader(reader_id)
 
-    def launch(self, reader_id: str, settings: ReaderSettings, launch: Launch) -> Reader:
+    def launch(
+        self,
+        reader_id: str,
+        settings: ReaderSettings,
+        launch: Launch,
+        make_engine: MakeEngine | None = None,
+    ) -> Reader:
         """Start a reader that is planned; returns at once, the model loads in the background.
 
-        One of `on_demand` is not started before it is asked for.
+        One of `on_demand` is not started before it is asked for. See `Service.launch`.
         """
-        reader = Reader(reader_id, settings, self._calls, self._changes)
+        is_taken = reader_id in self._groups
+        name = self.free_id(reader_id) if is_taken else reader_id
+        reader = Reader(name, settings, self._calls, self._changes, make_engine or self._make_engine)
         reader.launch = launch
         self._groups.add(reader)
+        if is_taken:
+            self._in_background(self._take_over(reader_id, reader), f"replace {reader_id}")
         if settings.on_demand:
             reader.become(ReaderState.UNLOADED)
         else:
@@ -112,7 +132,7 @@ class Fleet:
         """
         async with self._planning:
             launch = await self._provision.plan(settings)
-            reader = Reader(self._free_id(settings.public_model), settings, self._calls, self._changes)
+            reader = self._reader(self.free_id(settings.public_model), settings)
             reader.launch = launch
             self._groups.add(reader)
         if settings.on_demand:
@@ -200,7 +220,6 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(reader.stop() for reader in self.readers()))
-        self._turns_file.close()
 
     # --- waiting ---------------------------------------------------------------------------------
 
@@ -249,7 +268,7 @@ class Fleet:
         async with self._launching:
             async with self._planning:
                 old = self._groups.reader(reader_id)
-                new = Reader(self._free_id(reader_id), settings, self._calls, self._changes)
+                new = self._reader(self.free_id(reader_id), settings)
                 replacement = Replacement(
                     old, new, self._groups, self._changes, self._residency, self._started, self._end
                 )
@@ -281,7 +300,7 @@ class Fleet:
         reader.become(ReaderState.LOADING)
         reader.start(
             self._completed(reader.launch),
-            self._commands,
+            self._preparer,
             environ,
             settings.prepare_timeout_s,
             settings.sandbox,
@@ -294,6 +313,23 @@ class Fleet:
         self._residency.forget(reader)
         self._calls.on_unloaded(reader)
 
+    async def _take_over(self, reader_id: str, new: Reader) -> None:
+        """Give `new` the id of another when it serves."""
+        await self._changes.until(lambda: new.state is not ReaderState.LOADING)
+        if not new.is_live:
+            logger.warning("%s goes on as it was: %s", reader_id, new.error)
+            await self._end(new)
+            return
+        if reader_id not in self._groups:  # it was removed meanwhile
+            self._groups.remove(new)
+            new.reader_id = reader_id
+            self._groups.add(new)
+            return
+        old = self._groups.reader(reader_id)
+        self._groups.exchange(old, new)
+        old.become(ReaderState.DRAINING)
+        await self._retire(old)
+
     async def _retire(self, reader: Reader) -> None:
         """End one that was replaced, when it has finished what it had."""
         await self._changes.until(lambda: reader.num_open == 0)
@@ -301,7 +337,7 @@ class Fleet:
 
     def _completed(self, launch: Launch) -> Launch:
         """A launch with what all readers of a server share, and its spare with the same."""
-        load = msgspec.structs.replace(launch.load, turns_fd=self._turns_file.fileno())
+        load = msgspec.structs.replace(launch.load, turns_fd=self._turns_fd)
         if isinstance(load, Load):
             load = msgspec.structs.replace(load, disk_cache_folder=str(self._settings.store / "prefixes"))
         spare = launch.spare
@@ -315,7 +351,10 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _free_id(self, wanted: str) -> str:
+    def _reader(self, reader_id: str, settings: ReaderSettings) -> Reader:
+        return Reader(reader_id, settings, self._calls, self._changes, self._make_engine)
+
+    def free_id(self, wanted: str) -> str:
         """What is wanted as far as it may stand in an id, with a number if it is taken."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-.")[-64:] or "reader"
         numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))

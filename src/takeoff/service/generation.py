@@ -33,6 +33,7 @@ class Generation:
         """`end` is called with the request's id, and why, to end it before its end."""
         self.request_id = request_id
         self.reader_id = ""  # that computes it
+        self.replica_ids: list[str] = []  # of the reader, where it has several engines: one after the other
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
@@ -143,3 +144,7 @@ class Generation:
             await self._wake.wait()
         events, self._events = self._events, []
         return events[0] if len(events) == 1 else joined(events)
+
+
+# Of a request's id, its prompt's tokens, what ends it, and the thought that it may begin with.
+MakeGeneration = Callable[[int, int, Callable[[int, FinishReason], None], ThoughtStart | None], Generation]

@@ -11,7 +11,7 @@ from takeoff.observe.metrics import Metrics
 from takeoff.request import FinishReason, Request, TokenEvent
 from takeoff.service.admission import Admission, Party
 from takeoff.service.engine_watch import Death
-from takeoff.service.generation import Generation
+from takeoff.service.generation import Generation, MakeGeneration
 from takeoff.service.journal import Entry, Journal
 from takeoff.service.promise import check_deadline
 from takeoff.service.reader import Reader
@@ -29,7 +29,14 @@ class Generations:
         self._tally = tally
         self._metrics = metrics
 
-    def accept(self, request: Request, submit: Submit, reader: Reader, arrived_at: float) -> Generation:
+    def accept(
+        self,
+        request: Request,
+        submit: Submit,
+        reader: Reader,
+        arrived_at: float,
+        make: MakeGeneration = Generation,
+    ) -> Generation:
         """Journal a request and submit it. Nothing is awaited: it is accepted or it is not.
 
         It ends the request's `deadline_s` after `arrived_at`, which is monotonic, if it hasn't before.
@@ -51,9 +58,10 @@ class Generations:
                 left_s=left_s,
             )
         self._admission.enqueue(party, queued_tokens)
-        generation = Generation(submit.request_id, num_tokens, self._end, submit.thought)
+        generation = make(submit.request_id, num_tokens, self._end, submit.thought)
         generation.reader_id = reader.reader_id
         entry = Entry(submit, reader, generation, arrived_at, party, queued_tokens)
+        entry.emitted_token_ids += submit.emitted_token_ids
         if left_s is not None:
             loop = asyncio.get_running_loop()
             entry.deadline = loop.call_later(left_s, generation.end, FinishReason.DEADLINE)
@@ -106,6 +114,17 @@ class Generations:
                 self._fail(entry.submit.request_id, f"{told}, whose sequences hold {reader.n_ctx_slot}")
         self._metrics.replayed.inc(len(self._journal.entries(reader)))
         self._send(reader, reader.quarantine.loaded())
+
+    def place(self, request_id: int, replica_id: str) -> None:
+        """One of its reader's engines has a request now."""
+        entry = self._journal.find(request_id)
+        if entry is not None:
+            entry.generation.replica_ids.append(replica_id)
+
+    def resume(self, reader: Reader, request_ids: list[int]) -> None:
+        """The one of its engines is gone that had these: another goes on with them."""
+        self._metrics.replayed.inc(len(request_ids))
+        self._send(reader, request_ids)
 
     def fail(self, error: str, reader: Reader | None = None) -> None:
         """End what `reader` has in work, or everything, as failed."""

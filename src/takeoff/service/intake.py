@@ -77,6 +77,10 @@ class Intake:
         )
         return submit
 
+    def next_id(self) -> int:
+        """Of a request that comes prepared."""
+        return next(self._request_ids)
+
     async def count(self, request: Request, reader: Reader) -> int:
         """The tokens of the prompt, however many. Raises as `submit`."""
         return len((await self._prepare(request, reader, MAX_TOKENS)).token_ids)

@@ -7,6 +7,7 @@ for a token. What is old is forgotten. Predictions rather err to the late side: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from takeoff.ipc.messages import Heartbeat
 
@@ -54,6 +55,18 @@ class Ahead:
     @property
     def num_tokens(self) -> int:
         return self.waiting_prompt + self.waiting_completion + self.running_completion
+
+    def for_each(self, num_replicas: int) -> Self:
+        """What one of so many engines has of it, if all have as much."""
+        return type(self)(
+            num_open=self.num_open // num_replicas,
+            num_parties=self.num_parties,
+            waiting_prompt=self.waiting_prompt // num_replicas,
+            waiting_completion=self.waiting_completion // num_replicas,
+            running_completion=self.running_completion // num_replicas,
+            own_prompt=self.own_prompt // num_replicas,
+            own_completion=self.own_completion // num_replicas,
+        )
 
 
 class Pace:

@@ -29,7 +29,7 @@ def check_deadline(
         Overloaded: later than that.
     """
     n_slots = reader.loaded.n_slots
-    ahead = ahead_of(Party.of(request), in_work)
+    ahead = ahead_of(Party.of(request), in_work).for_each(reader.num_replicas)
     completion = request.sampling.max_new_tokens
     if completion is None:
         completion = usual_completion if ahead.num_open >= n_slots else 1

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from takeoff.ipc.messages import EncoderLoaded, Load, Loaded, LoadEncoder
+from takeoff.ipc.messages import EncoderLoaded, Heartbeat, Load, Loaded, LoadEncoder
 from takeoff.request import Task
 from takeoff.sandbox.confine import InForce
-from takeoff.sandbox.launch import command
 from takeoff.sandbox.policy import Mode
 from takeoff.service.changes import Changes
-from takeoff.service.engine_watch import Death, EngineCalls, EngineWatch, FromAny, ToAny
-from takeoff.service.huge_pages import asking_for_huge_pages
+from takeoff.service.engine_watch import Death, EngineCalls, FromAny, ToAny
+from takeoff.service.engines import Engine, MakeEngine
 from takeoff.service.launch import Launch
 from takeoff.service.pace import Pace
 from takeoff.service.preparer import Preparer, Preparers
 from takeoff.service.quarantine import Quarantine
+from takeoff.service.replicas import ReplicaFacts
 from takeoff.settings import ReaderSettings
 
 TRIAL_TIMEOUT_S = 1.0  # for a constraint to be compiled
@@ -41,15 +40,6 @@ class ReaderState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """The programs of the child processes."""
-
-    engine: Sequence[str] = command("takeoff.engine.process")
-    encoder: Sequence[str] = command("takeoff.engine.encoder.process")
-    preparer: Sequence[str] = command("takeoff.prepare.process")
-
-
-@dataclass(frozen=True, slots=True)
 class ReaderCalls:
     """What a reader tells of itself, in the event loop."""
 
@@ -64,7 +54,12 @@ class Reader:
     """One model behind one group. Loads from `start`; told to stop by `stop`."""
 
     def __init__(
-        self, reader_id: str, settings: ReaderSettings, calls: ReaderCalls, changes: Changes
+        self,
+        reader_id: str,
+        settings: ReaderSettings,
+        calls: ReaderCalls,
+        changes: Changes,
+        make_engine: MakeEngine,
     ) -> None:
         """`changes` is told whenever its state changes, or its last request ends."""
         self.reader_id = reader_id
@@ -77,9 +72,11 @@ class Reader:
         self.is_awaited = False  # it loads for requests that wait
         self.quarantine = Quarantine()  # says which of them its engine is given
         self.pace = Pace()  # at which its engine computes
+        self.beat: Heartbeat | None = None  # the last of its engine
         self._calls = calls
         self._changes = changes
-        self._engine: EngineWatch | None = None
+        self._make_engine = make_engine
+        self._engine: Engine | None = None
         self._refused_loads = 0  # since an engine was loaded
 
     @property
@@ -167,6 +164,16 @@ class Reader:
         return [pid for pid in pids if pid is not None]
 
     @property
+    def replicas(self) -> list[ReplicaFacts]:
+        """Of a reader whose engines are on other machines, those that are up."""
+        return [] if self._engine is None else self._engine.replicas
+
+    @property
+    def num_replicas(self) -> int:
+        """Engines that its requests are shared among."""
+        return max(len(self.replicas), 1)
+
+    @property
     def loaded(self) -> Loaded:
         """What the engine of a generating reader said of itself; only once it has served."""
         assert self._engine is not None
@@ -209,17 +216,21 @@ class Reader:
         if self.launch is None:
             return 0.0
         load = self.launch.load
-        return self.num_open / (load.n_slots if isinstance(load, Load) else load.max_batch_size)
+        at_once = load.n_slots if isinstance(load, Load) else load.max_batch_size
+        return self.num_open / (at_once * self.num_replicas)
 
     def start(
         self,
         launch: Launch,
-        commands: Commands,
+        preparer: Sequence[str],
         environ: dict[str, str],
         prepare_timeout_s: float,
         sandbox: Mode,
     ) -> None:
-        """Start the processes; returns at once, the model loads in the background."""
+        """Start the processes; returns at once, the model loads in the background.
+
+        `preparer` is the program of the preparers; one that is given prepared requests has none.
+        """
         self.launch = launch
         is_generating = launch.task is Task.GENERATE
         calls = EngineCalls(
@@ -228,18 +239,11 @@ class Reader:
             on_death=self._died,
             next_load=self._next_load,
         )
-        self._engine = EngineWatch(
-            self.reader_id,
-            launch.load,
-            commands.engine if is_generating else commands.encoder,
-            calls,
-            environ=environ | asking_for_huge_pages(os.environ),
-            sandbox=sandbox,
-        )
-        if is_generating:
+        self._engine = self._make_engine(self.reader_id, launch, calls, environ)
+        if is_generating and preparer:
             short, large, trial = (
                 Preparer(
-                    commands.preparer,
+                    preparer,
                     str(launch.vocabulary_path),
                     timeout_s=timeout_s,
                     environ=environ,

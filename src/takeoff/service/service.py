@@ -10,9 +10,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
-from takeoff.errors import InvalidRequest, NotReady, TakeoffError
+import msgspec
+
+from takeoff.errors import InvalidRequest, NotReady, PromptTooLong, TakeoffError
 from takeoff.ipc.messages import (
     ChatMessage,
     Encoded,
@@ -21,24 +23,29 @@ from takeoff.ipc.messages import (
     EncoderTokenized,
     Heartbeat,
     ImagesRead,
+    Lost,
+    Placed,
     Step,
+    Submit,
     Tokenized,
     VocabularyDescribed,
 )
+from takeoff.ipc.turns import make_turns_file
 from takeoff.observe.metrics import Metrics
 from takeoff.request import Conversation, EncodeRequest, Encoding, Request, Task
 from takeoff.service.admission import Admission, Party
 from takeoff.service.deadline import within
 from takeoff.service.encodings import Encodings
 from takeoff.service.engine_watch import Death, FromAny
+from takeoff.service.engines import Commands, MakeEngine, processes
 from takeoff.service.fleet import Fleet, shutting_down
-from takeoff.service.generation import Generation
+from takeoff.service.generation import Generation, MakeGeneration
 from takeoff.service.generations import Generations
 from takeoff.service.intake import Intake, preparers, template_use
 from takeoff.service.launch import Launch
 from takeoff.service.preparer import check_unicode
 from takeoff.service.provision import PlanReader
-from takeoff.service.reader import Commands, Reader, ReaderCalls, ReaderState
+from takeoff.service.reader import Reader, ReaderCalls, ReaderState
 from takeoff.service.tally import Tally
 from takeoff.settings import ReaderSettings, Settings
 
@@ -65,8 +72,13 @@ class Service:
         plan_reader: PlanReader,
         *,
         commands: Commands | None = None,
+        turns_file: IO[bytes] | None = None,
     ) -> None:
-        """`plan_reader` finds a model and plans its memory; see `Fleet`. No process runs before `launch`."""
+        """`plan_reader` finds a model and plans its memory; see `Fleet`. No process runs before `launch`.
+
+        `turns_file` is shared with other services whose engines use the same cores; None: there are none.
+        """
+        commands = commands or Commands()
         self.settings = settings
         self.metrics = metrics
         self._admission = Admission(
@@ -83,15 +95,28 @@ class Service:
             on_unloaded=self._reader_unloaded,
             on_preparer_restart=metrics.preparer_restarts.inc,
         )
-        self._fleet = Fleet(settings, plan_reader, commands or Commands(), calls)
+        self._turns_file = turns_file or make_turns_file()
+        turns_fd = self._turns_file.fileno()
+        make_engine = processes(commands, settings.sandbox)
+        self._fleet = Fleet(settings, plan_reader, make_engine, commands.preparer, calls, turns_fd)
         metrics.limit_bytes.set(self._fleet.limit_bytes)
         self._is_draining = False
 
     # --- for the command line --------------------------------------------------------------------
 
-    def launch(self, reader_id: str, settings: ReaderSettings, launch: Launch) -> Reader:
-        """Start a reader that is planned; returns at once, the model loads in the background."""
-        return self._fleet.launch(reader_id, settings, launch)
+    def launch(
+        self,
+        reader_id: str,
+        settings: ReaderSettings,
+        launch: Launch,
+        make_engine: MakeEngine | None = None,
+    ) -> Reader:
+        """Start a reader that is planned; returns at once, the model loads in the background.
+
+        `make_engine` says where its engine is had; None: a process of this machine. Where there is a reader
+        of that id, it serves until the new one does, and ends when it has finished what it has.
+        """
+        return self._fleet.launch(reader_id, settings, launch, make_engine)
 
     async def wait_ready(self) -> None:
         """Return when every reader is loaded or has failed, and one of them is loaded.
@@ -117,6 +142,7 @@ class Service:
         self._is_draining = True
         self._fail_open("the server was stopped")
         await self._fleet.stop()
+        self._turns_file.close()
 
     @property
     def tally(self) -> Tally:
@@ -165,6 +191,14 @@ class Service:
     def readers(self) -> list[Reader]:
         """All there are, in the order in which they came."""
         return self._fleet.readers()
+
+    def reader(self, reader_id: str) -> Reader:
+        """Raises NotFound: there is no such reader."""
+        return self._fleet.reader(reader_id)
+
+    def free_id(self, wanted: str) -> str:
+        """What is wanted as far as it may stand in an id, with a number if it is taken."""
+        return self._fleet.free_id(wanted)
 
     def models(self) -> list[str]:
         """Names that a client may ask for: of models, then of groups."""
@@ -253,6 +287,34 @@ class Service:
         if submit.images:
             await generation.wait_images()
         return generation
+
+    async def resume(self, submit: Submit, make: MakeGeneration) -> Generation:
+        """Accept a request that another service has prepared, and that another engine may have begun.
+
+        Its id is that service's; `make` makes what its events are told to.
+
+        Raises:
+            NotReady, InvalidRequest: as `generate`.
+            PromptTooLong: sequences are shorter here than where it was prepared.
+        """
+        arrived_at = time.monotonic()
+        prompt = tuple(submit.prompt_token_ids)
+        num_tokens = len(prompt) + len(submit.emitted_token_ids)
+        group = self.readers()[0].group
+        request = Request(
+            prompt=prompt,
+            sampling=submit.sampling,
+            group=group,
+            tenant=submit.tenant,
+            priority=submit.priority,
+        )
+        with self._entered(Party.of(request)):
+            reader = await self._fleet.live_reader(group, Task.GENERATE)
+            self._refuse_if_draining()
+            if len(prompt) >= reader.n_ctx_slot or num_tokens > reader.n_ctx_slot:
+                raise PromptTooLong.beyond(num_tokens, reader.n_ctx_slot)
+            own = msgspec.structs.replace(submit, request_id=self._intake.next_id())
+            return self._generations.accept(request, own, reader, arrived_at, make)
 
     async def count_tokens(self, request: Request) -> int:
         """The tokens of a request's prompt, also of one that no sequence holds.
@@ -375,7 +437,12 @@ class Service:
                 self._generations.take_images(message)
             case Encoded() | EncodeFailed() | EncoderTokenized() | EncoderDetokenized():
                 self._encodings.take(message)
+            case Placed(request_id=request_id, replica_id=replica_id):
+                self._generations.place(request_id, replica_id)
+            case Lost(request_ids=request_ids):
+                self._generations.resume(reader, request_ids)
             case Heartbeat():
+                reader.beat = message
                 reader.pace.take(message, time.monotonic())
                 self.metrics.observe_heartbeat(reader, message)
 

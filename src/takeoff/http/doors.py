@@ -30,14 +30,18 @@ OWN_DESCRIPTORS = 256  # files, and pipes to the readers' processes, also to tho
 class Doors:
     """All places to listen at. The front door is always there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, shares_ports: bool = False) -> None:
         """Take the ports. One that nobody named and that is taken is done without; see `notes`.
+
+        `shares_ports`: other processes of this user may listen at them too, and each gets its part of the
+        connections.
 
         Raises:
             StartError: a port that was named is taken, or the front door's is.
         """
         self.notes: list[str] = []
         self._settings = settings
+        self._shares_ports = shares_ports
         self._sockets: dict[str, socket.socket] = {}
         self._servers: list[DoorServer] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,10 +87,14 @@ class Doors:
             self._tasks.append(asyncio.create_task(server.serve(), name=TITLES[name]))
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
-    async def close(self) -> None:
-        """Accept nothing more; cut what does not end by itself. Idempotent."""
+    def accept_no_more(self) -> None:
+        """Close what is idle, and let what is in work end."""
         for server in self._servers:
             server.stop()
+
+    async def close(self) -> None:
+        """Accept nothing more; cut what does not end by itself. Idempotent."""
+        self.accept_no_more()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
             if late:
@@ -102,7 +110,9 @@ class Doors:
         if port is None:
             return
         try:
-            self._sockets[name] = listen(self._settings.host, port, flag=f"--{name.replace('_', '-')}")
+            flag = f"--{name.replace('_', '-')}"
+            shares = self._shares_ports
+            self._sockets[name] = listen(self._settings.host, port, flag=flag, shares_port=shares)
         except StartError as exc:
             if name == FRONT or name in self._settings.named:
                 raise

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from takeoff.cli.doors import Doors
 from takeoff.errors import StartError
+from takeoff.http.doors import Doors
 from takeoff.settings import Settings
 
 FREE = {"port": 0, "takeoff_port": 0, "management_port": 0, "openai_port": 0}
