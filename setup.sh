@@ -7,6 +7,7 @@
 #   ./setup.sh chaos ...    set up with the tools of development, then bench/chaos.py ...
 #   ./setup.sh soak ...     set up with the tools of development, then bench/soak.py ...
 #   ./setup.sh fuzz ...     set up with the tools of development, then bench/fuzz.py ...
+#   ./setup.sh test-cluster ...  set up .venv-cluster, with Ray, then pytest on the tests that start a cluster
 #   ./setup.sh check        set up with the tools of development, then ruff, mypy and the import test
 #
 # PYTHON           the interpreter; else the newest of python3.11 to 3.14 on PATH that runs
@@ -300,12 +301,13 @@ stamp_of() { # stamp_of LOCK: what an installation depends on
   { cat "$1" "$here/requirements.lock" "$here/pyproject.toml"; native_needs; echo "$here"; } 2>/dev/null | digest
 }
 
-lock_file() { if [ "$1" = dev ]; then echo "$here/requirements-dev.lock"; else echo "$here/requirements.lock"; fi; }
+lock_file() { if [ "$1" = serve ]; then echo "$here/requirements.lock"; else echo "$here/requirements-$1.lock"; fi; }
 
-is_current() { # is_current serve|dev; what is set up for dev will serve too
-  local kind
+is_current() { # is_current serve|dev|cluster; what is set up for dev will serve too
+  local kind kinds=("$1")
   [ -z "${PYTHON:-}" ] || venv_fits || return 1
-  for kind in "$1" dev; do
+  [ "$1" != serve ] || kinds+=(dev)
+  for kind in "${kinds[@]}"; do
     [ -f "$venv/.set-up-$kind" ] || continue
     if [ "$(cat "$venv/.set-up-$kind")" = "$(stamp_of "$(lock_file "$kind")")" ]; then return 0; fi
   done
@@ -316,12 +318,12 @@ install_locked() { # install_locked LOCK: everything in it but the native part
   local rest
   rest=$(mktemp)
   other_entries "$1" >"$rest"
-  say "installing $(grep -c '==' "$rest") locked packages into .venv"
+  say "installing $(grep -c '==' "$rest") locked packages into ${venv##*/}"
   pip install -qq --require-hashes --no-deps -r "$rest" || die "the packages of ${1##*/} could not be installed"
   rm -f "$rest"
 }
 
-set_up() { # set_up serve|dev
+set_up() { # set_up serve|dev|cluster
   local locked
   locked=$(lock_file "$1")
   remember_cmake_args
@@ -359,6 +361,9 @@ set_up_tests() {
   for part in "${running[@]}"; do wait "$part" || exit 1; done
 }
 
+# Ours of the cluster, and those of clients that must not notice one.
+cluster_tests=(tests/cluster tests/clients/test_openai.py tests/clients/test_takeoff_client.py)
+
 main() {
   local verb=${1:-set-up}
   [ $# -eq 0 ] || shift
@@ -369,6 +374,12 @@ main() {
     set-up-tests) set_up_tests ;;
     client) make_client "$@" ;;
     test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
+    test-cluster)
+      venv=$here/.venv-cluster
+      ensure_clients
+      set_up cluster
+      exec "$venv/bin/python" -m pytest --cluster "${cluster_tests[@]}" "$@"
+      ;;
     chaos) set_up dev; exec "$venv/bin/python" bench/chaos.py "$@" ;;
     soak) set_up dev; exec "$venv/bin/python" bench/soak.py "$@" ;;
     fuzz) set_up dev; PYTHONPATH="$here" exec "$venv/bin/python" bench/fuzz.py "$@" ;;
@@ -379,7 +390,7 @@ main() {
       "$venv/bin/mypy" src
       exec "$venv/bin/python" -m pytest tests/test_imports.py
       ;;
-    *) die "unknown verb $verb: it is one of serve, test, chaos, soak, fuzz, check, or none to set up" ;;
+    *) die "unknown verb $verb: it is one of serve, test, test-cluster, chaos, soak, fuzz, check, or none to set up" ;;
   esac
 }
 

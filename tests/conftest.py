@@ -14,6 +14,12 @@ from takeoff.models.variants import Recipe, variant_model
 from takeoff.settings import Settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cluster", action="store_true", help="run the clients' tests against a Ray cluster of this machine"
+    )
+
+
 def pytest_configure() -> None:
     """Engines in the tests' own process spin no longer than those in a process of their own."""
     bound_spinning()

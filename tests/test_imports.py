@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe": {"ipc"},
     "bench": set(),
     "demo": {"bench"},
-    "cluster": {"service"},
+    "cluster": {"service", "http", "keys", "ipc", "models"},
     "keys": {"service"},
     "settings": set(),
     "call_formats": set(),
@@ -62,9 +62,9 @@ HOMES: dict[str, set[str]] = {
     "uvicorn": {"http"},
     "httptools": {"http", "bench", "demo"},
     "uvloop": {"http", "cli", "bench"},
-    "pydantic": {"http", "settings", "cli.options"},
+    "pydantic": {"http", "settings", "cli.options", "cli.reference"},
     "pydantic_core": {"settings", "cli.options", "http.anthropic.answers"},
-    "yaml": {"settings"},
+    "yaml": {"settings", "cluster.kuberay"},
     "jinja2": {"prepare"},
     "PIL": {"prepare"},
     "llama_cpp": {"engine.llama", "prepare.tokenizer"},
@@ -77,6 +77,7 @@ HOMES: dict[str, set[str]] = {
     "rich": {"cli", "bench", "demo", "models.progress"},
     "numpy": {"engine", "engine.encoder", "engine.llama", "ipc", "prepare", "bench", "models.machine"},
     "msgspec": {"*"},
+    "ray": {"cluster"},
     "psutil": {"*"},
 }
 

@@ -23,7 +23,7 @@ OFF = {f"TAKEOFF_{door}_PORT": "off" for door in ("TAKEOFF", "MANAGEMENT", "OPEN
 class Reader:
     """Who types the commands of the guide."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self._folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = str(free.getsockname()[1])
@@ -31,25 +31,25 @@ class Reader:
         program.parent.mkdir()
         program.write_text(f"#!{sys.executable}\nfrom takeoff.cli.main import main\nmain()\n")
         program.chmod(0o700)
-        self._environ = {
+        self.environ = {
             "PATH": f"{program.parent}:{os.environ['PATH']}",
             "PYTHONPATH": ":".join(sys.path),
             "HOME": str(Path.home()),
-            "TAKEOFF_KEYS_FILE": str(folder / "keys.json"),
             "TAKEOFF_PORT": self._port,
             **SMALL,
             **OFF,
+            **variables,
         }
 
-    def run(self, commands: str) -> str:
+    def run(self, commands: str, limit_s: float = LIMIT_S) -> str:
         """What they say on stdout."""
         ran = subprocess.run(
             ["bash", "-ec", commands.replace("localhost:8000", f"localhost:{self._port}")],
             capture_output=True,
             text=True,
-            timeout=LIMIT_S,
+            timeout=limit_s,
             cwd=self._folder,
-            env=self._environ,
+            env=self.environ,
         )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
@@ -62,7 +62,7 @@ class Reader:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self._folder,
-            env=self._environ,
+            env=self.environ,
         )
         assert server.stderr is not None
         try:
@@ -83,7 +83,7 @@ class Reader:
 def test_the_commands_of_the_guide_do_what_it_says(tmp_path: Path, smollm2_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     make, serve, use, change, certificate, serve_tls, use_tls = blocks
-    reader = Reader(tmp_path)
+    reader = Reader(tmp_path, TAKEOFF_KEYS_FILE=str(tmp_path / "keys.json"))
     listed = [line.split("\t")[0] for line in reader.run(make).splitlines()]
     assert listed == ["name", "alice", "ci", "grafana", "root"]
     alice = (tmp_path / "alice.key").read_text()

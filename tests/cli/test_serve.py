@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
-from takeoff.cli.serve import check_reach, is_loopback
 from takeoff.errors import SettingsError
+from takeoff.http.reach import check_reach, is_loopback
 from takeoff.settings import Settings
 from takeoff.settings.fields import RESULTS, SHOWN_ONLY
 

@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 import requests
 from tests.cli.test_serve import LIMIT_S
+from tests.clients.clustered import clustered
 from tests.clients.doors import EMBEDDER, HOST, Doors, chat_reader, serving_manifest, write_manifest
 from tests.clients.environments import Environment
 
 
 @pytest.fixture(scope="session")
-def doors(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def doors(
+    smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Doors]:
     """Readers `chat` in group `primary` and `embedder` in group `embed`, both live."""
     readers = {"chat": chat_reader(smollm2_path), "embedder": EMBEDDER}
+    if pytestconfig.getoption("--cluster"):
+        with clustered(tmp_path_factory.mktemp("cluster"), readers) as doors:
+            yield doors
+        return
     manifest = write_manifest(tmp_path_factory.mktemp("manifest"), readers)
     with serving_manifest(manifest) as (server, doors):
         server.wait_ready()

@@ -164,9 +164,8 @@ def test_cmake_args_are_remembered_until_given_anew(machine: Machine) -> None:
 
 def test_what_is_set_up_for_development_is_current_for_serving_and_not_the_reverse(machine: Machine) -> None:
     (machine.folder / "venv").mkdir()
-    script = (
-        'stamp_of() { echo "of ${1##*/}"; }; is_current serve && echo serve; is_current dev && echo dev; true'
-    )
+    script = 'stamp_of() { echo "of ${1##*/}"; }; for kind in serve dev cluster; do is_current $kind && '
+    script += "echo $kind; done; true"
     assert machine.run(script).stdout == ""
     (machine.folder / "venv" / ".set-up-serve").write_text("of requirements.lock")
     assert machine.run(script).stdout == "serve\n"
@@ -175,6 +174,35 @@ def test_what_is_set_up_for_development_is_current_for_serving_and_not_the_rever
     assert machine.run(script).stdout == "serve\ndev\n"
     (machine.folder / "venv" / ".set-up-dev").write_text("of a lock of last week")
     assert machine.run(script).stdout == ""
+    (machine.folder / "venv" / ".set-up-cluster").write_text("of requirements-cluster.lock")
+    assert machine.run(script).stdout == "cluster\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("serve", "requirements.lock"),
+        ("dev", "requirements-dev.lock"),
+        ("cluster", "requirements-cluster.lock"),
+    ],
+)
+def test_each_kind_of_environment_has_a_lock(machine: Machine, kind: str, name: str) -> None:
+    assert machine.run(f"lock_file {kind}").stdout == f"{ROOT / name}\n"
+    assert (ROOT / name).is_file()
+
+
+def test_the_tests_of_the_cluster_run_in_an_environment_of_their_own(machine: Machine) -> None:
+    python = machine.folder / ".venv-cluster" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(machine.program("cluster-python", 'echo "ran $*"'))
+    fake = 'set_up() { echo "set up $1 in ${venv##*/}"; }; set_up_tests() { echo "set up too much"; }'
+    fake += "; ensure_clients() { echo clients; }"
+    ran = machine.run(f"{fake}; here={machine.folder}; main test-cluster -k name")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    *made, tests = ran.stdout.splitlines()
+    assert made == ["clients", "set up cluster in .venv-cluster"]
+    assert tests.startswith("ran -m pytest --cluster tests/cluster tests/clients/test_openai.py")
+    assert tests.endswith(" -k name")
 
 
 def test_a_build_takes_its_place_with_its_wheel_and_its_record_and_nothing_of_its_work(
@@ -224,20 +252,22 @@ def test_the_lock_of_a_process_that_died_is_taken_over_where_flock_is_missing(ma
 def test_an_unknown_verb_is_answered_with_the_verbs_there_are(machine: Machine) -> None:
     ran = machine.run("main tset")
     assert ran.returncode == 1
-    verbs = "serve, test, chaos, soak, fuzz, check, or none to set up"
+    verbs = "serve, test, test-cluster, chaos, soak, fuzz, check, or none to set up"
     assert ran.stderr == f"error: unknown verb tset: it is one of {verbs}\n"
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "check"])
+@pytest.mark.parametrize("target", ["serve", "test", "test-cluster", "check"])
 def test_a_make_target_is_the_verb_of_the_same_name(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{target}:\n\t@\./setup\.sh {target}( \$\(ARGS\))?$", makefile, re.MULTILINE)
 
 
-def test_both_locks_name_the_same_versions() -> None:
+def test_all_locks_name_the_same_versions() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^[a-z0-9-]+==[^ ]+", (ROOT / name).read_text(), re.MULTILINE))
 
     runtime = pins("requirements.lock")
     assert len(runtime) > 20
-    assert runtime <= pins("requirements-dev.lock")
+    assert runtime <= pins("requirements-dev.lock") <= pins("requirements-cluster.lock")
+    assert [pin for pin in pins("requirements-cluster.lock") if pin.startswith("ray==")]
+    assert not [pin for pin in pins("requirements-dev.lock") if pin.startswith("ray==")]

@@ -13,6 +13,7 @@ import typer
 
 from takeoff.cli.batch import batch
 from takeoff.cli.bench import bench
+from takeoff.cli.cluster import cluster_app
 from takeoff.cli.config import config_app
 from takeoff.cli.demo import demo_app
 from takeoff.cli.doctor import doctor
@@ -40,6 +41,7 @@ app.command()(optimize)
 app.command()(batch)
 app.command()(bench)
 app.command()(doctor)
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(demo_app, name="demo")
 app.add_typer(config_app, name="config")
 app.add_typer(keys_app, name="keys")

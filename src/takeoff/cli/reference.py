@@ -5,7 +5,11 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from takeoff.cli.options import values_of
+from takeoff.settings.cluster import MOST_REPLICAS, ClusterSettings, ReplicaSettings
 from takeoff.settings.fields import ReaderSettings, Settings, flags, settable
 from takeoff.settings.manifest import READER_KEYS, SERVER_KEYS
 from takeoff.settings.names import (
@@ -16,6 +20,12 @@ from takeoff.settings.names import (
 )
 
 _BOUNDS = (("ge", "from {}"), ("gt", "above {}"), ("le", "to {}"), ("lt", "below {}"))
+
+# Value and default of what is not written as it is kept.
+_WRITTEN = {
+    "replicas": (f"number from 1 to {MOST_REPLICAS:,}, or two with a dash", "`1`"),
+    "readers": ("reader id: settings", ""),
+}
 
 _PAGE = """\
 # Settings
@@ -63,6 +73,25 @@ A default port that is taken is left out with a line; one that a manifest, varia
 
 {server}
 
+## Of a cluster
+
+What `takeoff cluster` reads beside the others, and `takeoff serve` does not; only a manifest has it
+([guide](../guides/cluster.md)):
+
+```yaml
+takeoff:
+  cluster_config:
+    doors: 2
+    readers:
+      chat: {{replicas: 1-4, cpus: 4}}   # by the reader's id; one that is left out has the defaults
+```
+
+{cluster}
+
+Of each reader in `readers`:
+
+{replicas}
+
 ## Without effect here
 
 Accepted, because Titan Takeoff's manifests and containers have them, and named once when the server starts.
@@ -81,6 +110,8 @@ def reference_page() -> str:
     return _PAGE.format(
         readers=_table(of_reader),
         server=_table(of_server),
+        cluster=_cluster_table(ClusterSettings),
+        replicas=_cluster_table(ReplicaSettings),
         reader_keys=_listed(READER_WITHOUT_EFFECT),
         server_keys=_listed(SERVER_WITHOUT_EFFECT),
         variables=_listed([*sorted(variables_without_effect()), *OTHER_VARIABLES_WITHOUT_EFFECT]),
@@ -92,16 +123,28 @@ def _table(names: Iterable[str]) -> str:
         ("setting", "value", "default", "also called", "meaning"),
         ("---", "---", "---", "---", "---"),
         *(
-            (f"`{name}`", _value(name), _default(name), _listed(_also(name)), _meaning(name))
-            for name in names
+            (f"`{name}`", _value(field), _default(field), _listed(_also(name)), _meaning(name))
+            for name, field in ((name, Settings.model_fields[name]) for name in names)
         ),
     ]
+    return _lines(rows)
+
+
+def _cluster_table(model: type[BaseModel]) -> str:
+    """Of a section that nothing but a manifest has."""
+    rows = [("setting", "value", "default", "meaning"), ("---", "---", "---", "---")]
+    for name, field in model.model_fields.items():
+        value, default = _WRITTEN.get(name) or (_value(field), _default(field))
+        rows.append((f"`{name}`", value, default, str(field.description)))
+    return _lines(rows)
+
+
+def _lines(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
-def _value(name: str) -> str:
+def _value(field: FieldInfo) -> str:
     """The kind or the words of a value, with its bounds."""
-    field = Settings.model_fields[name]
     constraints = [*field.metadata]
     for part in typing.get_args(field.annotation):  # of a union
         for inner in getattr(part, "__metadata__", ()):
@@ -116,8 +159,8 @@ def _value(name: str) -> str:
     return " or ".join([" ".join([kind, *bounds]), *words])
 
 
-def _default(name: str) -> str:
-    default = Settings.model_fields[name].default
+def _default(field: FieldInfo) -> str:
+    default = field.default
     if default in (None, (), {}):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -361,6 +361,13 @@ class Settings(ReaderSettings):
     )
 
     @property
+    def own_readers(self) -> dict[str, ReaderSettings]:
+        """Those of the manifest, or the one that the settings themselves are."""
+        given = self.named & ReaderSettings.model_fields.keys()
+        alone = ReaderSettings(**{name: getattr(self, name) for name in given})
+        return self.readers or {Path(alone.public_model).stem: alone}
+
+    @property
     def store(self) -> Path:
         return self.home.expanduser()
 
