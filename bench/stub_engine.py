@@ -1,6 +1,7 @@
 """An engine process that computes nothing: each step gives every sequence its next token at once.
 
 `stub_engine.py STEP_MS FD`. With 0 ms it steps as fast as it can. For measuring what stands before an engine.
+It counts the tokens of prompts that an engine would have computed whose cache never forgets a block.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import sys
 import time
 
+from takeoff.cluster.affinity import BLOCK, blocks_of
 from takeoff.ipc.channel import Channel, ChannelClosed
 from takeoff.ipc.messages import Cancel, FromEngine, Heartbeat, Load, Loaded, Step, Submit, ToEngine
 from takeoff.ipc.parent import Inbox
@@ -33,12 +35,14 @@ def main() -> None:
 def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
     inbox: Inbox[ToEngine] = Inbox(channel)
     left: dict[int, int] = {}  # tokens of the running sequences
+    known: set[bytes] = set()  # blocks of prompts
+    counters = {"prefill_tokens": 0.0, "sample_tokens": 0.0}
     last_beat = last_step = 0.0
     while True:
         now = time.monotonic()
         if now - last_beat > HEARTBEAT_S:
             last_beat = now
-            channel.send(Heartbeat(0, 0.0, len(left), 0, {}))
+            channel.send(Heartbeat(0, 0.0, len(left), 0, dict(counters)))
         if left:
             time.sleep(max(0.0, last_step + step_s - now))
         else:
@@ -48,10 +52,19 @@ def serve(channel: Channel[ToEngine, FromEngine], step_s: float) -> None:
             match command:
                 case Submit():
                     left[command.request_id] = command.sampling.max_new_tokens or 1
+                    counters["prefill_tokens"] += _new_tokens(command, known)
                 case Cancel():
                     left.pop(command.request_id, None)
         if left:
+            counters["sample_tokens"] += len(left)
             channel.send(Step([_next(request_id, left) for request_id in list(left)]))
+
+
+def _new_tokens(submit: Submit, known: set[bytes]) -> int:
+    blocks = blocks_of(submit)
+    num_known = next((number for number, block in enumerate(blocks) if block not in known), len(blocks))
+    known.update(blocks)
+    return len(submit.prompt_token_ids) - num_known * BLOCK
 
 
 def _next(request_id: int, left: dict[int, int]) -> TokenEvent:
