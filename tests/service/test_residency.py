@@ -11,6 +11,7 @@ from tests.service.serving import make_request, make_service, plan_sized, text_o
 from takeoff.errors import NoRoom, NotReady
 from takeoff.request import FinishReason
 from takeoff.service.changes import Changes
+from takeoff.service.engines import Commands, processes
 from takeoff.service.reader import Reader, ReaderCalls, ReaderState
 from takeoff.service.residency import HALF_LIFE_S, Candidate, Use, leaving
 from takeoff.service.service import Service
@@ -27,7 +28,8 @@ CALLS = ReaderCalls(nothing, nothing, nothing, nothing, nothing)
 def candidate(
     name: str, num_bytes: int, value: float, *, is_busy: bool = False, stays_s: float = 0
 ) -> Candidate:
-    return Candidate(Reader(name, ReaderSettings(), CALLS, Changes()), num_bytes, is_busy, stays_s, value)
+    reader = Reader(name, ReaderSettings(), CALLS, Changes(), processes(Commands(), "off"))
+    return Candidate(reader, num_bytes, is_busy, stays_s, value)
 
 
 def names(candidates: list[Candidate]) -> list[str]:
