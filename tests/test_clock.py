@@ -24,6 +24,7 @@ DAY_S = 86_400.0
 MAY_ASK = {
     "cli/bench.py": "a stamp of the report",
     "cli/keys.py": "when a key was made",
+    "cluster/remote.py": "when a replica was last heard of, as management shows it",
     "engine/snapshot_folder.py": "ages of files, of which the newest are kept, and unfinished ones deleted",
     "http/openai/answers.py": "`created`",
     "http/openai/models.py": "`created`",
