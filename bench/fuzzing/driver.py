@@ -193,9 +193,9 @@ class Lane:
         _close(process)
         self._listening.join()
         told = self._desk.read(with_case=True)
-        if told.number == NO_CASE and is_alive:
-            return  # its case ended at the last moment, and it may have been killed in vain
         if told.number == NO_CASE:
+            if is_alive:
+                return  # its case ended at the last moment: it was killed in vain
             raise SystemExit(f"{self._plan.name} ended with {code} outside of a case:\n{self._log_tail()}")
         if is_hanging and self._plan.may_be_late:
             self.row.late += 1

@@ -46,8 +46,9 @@ class Worker:
         self._seed = seed
         self._desk = desk
         self._watcher = watcher
+        self._is_timed = False  # a case runs; an alarm that comes when it has ended is void
         self._num_told: dict[str, int] = {}
-        signal.signal(signal.SIGALRM, _late)
+        signal.signal(signal.SIGALRM, self._late)
 
     def run(self, first: int, count: int, until: float) -> int:
         """Cases `first` to `first + count - 1`; returns how many of them in that time."""
@@ -87,18 +88,16 @@ class Worker:
 
     def _tried(self, case: bytes) -> tuple[bool | None, dict[str, str] | None]:
         """Whether the case was accepted, None: it was late; and what it broke."""
-        try:
-            return self._timed(case)
-        except Late:  # between its end and the end of its time
-            return None, None
-
-    def _timed(self, case: bytes) -> tuple[bool | None, dict[str, str] | None]:
         found: dict[str, str] | None = None
         is_accepted: bool | None = None
         self._watcher.taken()
+        self._is_timed = True
         signal.setitimer(signal.ITIMER_REAL, self._target.limit_s)
         try:
-            is_accepted = self._target.run(case)
+            try:
+                is_accepted = self._target.run(case)
+            finally:
+                self._is_timed = False
         except Late:
             if not self._target.may_be_late:
                 place = _place(traceback.extract_tb(sys.exc_info()[2]))
@@ -122,16 +121,16 @@ class Worker:
             found = {"kind": "forbidden", "sign": sign, "message": "; ".join(seen[:5])}
         return is_accepted, found
 
+    def _late(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_timed:
+            raise Late
+
 
 def _place(stack: traceback.StackSummary) -> str:
     """The innermost line of ours in a traceback."""
     frames = [frame for frame in stack if frame.filename != __file__]
     ours = [frame for frame in frames if frame.filename.startswith(PACKAGE)] or frames
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "nowhere"
-
-
-def _late(_number: int, _frame: FrameType | None) -> None:
-    raise Late
 
 
 def _say(what: dict[str, Any]) -> None:
