@@ -210,7 +210,7 @@ class Account:
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
         self._ends = DrainRate(clock)
-        self._new = (0, 0)  # requests and tokens that other servers of the same keys were not told of
+        self._new_requests = self._new_tokens = 0  # that other servers of the same keys were not told of
         self._elsewhere: dict[str, tuple[float, int]] = {}  # what each of those has open, and when it said so
         self._visits: set[Visit] = set()
         if key is not None:
@@ -290,8 +290,9 @@ class Account:
         """For other servers of the same keys, so that limits hold over all of them."""
         for visit in self._visits:
             self._use(visit)
-        (requests, tokens), self._new = self._new, (0, 0)
-        return Spent(requests, tokens, self.num_open)
+        spent = Spent(self._new_requests, self._new_tokens, self.num_open)
+        self._new_requests = self._new_tokens = 0
+        return spent
 
     def take_spent(self, server: str, spent: Spent) -> None:
         """Another server of the same keys has said this."""
@@ -328,8 +329,9 @@ class Account:
 
     def _admit(self) -> None:
         """Raises as `visit`."""
-        for visit in self._visits:
-            self._use(visit)
+        if self._tokens is not None:
+            for visit in self._visits:
+                self._use(visit)
         for bucket, what in ((self._tokens, "tokens"), (self._requests, "requests")):
             if bucket is not None and bucket.wait_s > 0:
                 raise RateLimited(
@@ -340,13 +342,13 @@ class Account:
                 )
         if self._requests is not None:
             self._requests.take(1)
-        self._new = self._new[0] + 1, self._new[1]
+        self._new_requests += 1
 
     def _use(self, visit: Visit) -> None:
         tokens = visit.new_tokens()
         if self._tokens is not None:
             self._tokens.take(tokens)
-        self._new = self._new[0], self._new[1] + tokens
+        self._new_tokens += tokens
 
     def _bucket(self, bucket: Bucket | None, per_minute: int | None) -> Bucket | None:
         if per_minute is None:
