@@ -20,7 +20,7 @@ from typing import Any
 
 from local_cluster import Cluster, cluster_of
 from overload import keep_asking, make_work
-from server import ONE_DOOR, Server
+from server import ONE_DOOR, Server, target_at
 
 from takeoff.bench.client import Trace, complete
 from takeoff.bench.prompts import Prompts
@@ -46,11 +46,6 @@ async def tokens_per_s(target: Target, streams: int, seconds: float) -> float:
     errors = [trace.error for trace in traces if trace.error is not None]
     assert not errors, errors[0]
     return sum(trace.completion_tokens for trace in traces if trace.ended_at <= until) / seconds
-
-
-def target_at(url: str) -> Target:
-    host, port = url.removeprefix("http://").split(":")
-    return Target("a server", host, int(port), "primary")
 
 
 def measured(url: str, streams: int, seconds: float, seed: int) -> tuple[float, float]:

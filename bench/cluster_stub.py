@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import psutil
 from local_cluster import Cluster, cluster_of
+from server import target_at
 
 from takeoff.bench.client import Trace, Work, complete
 from takeoff.bench.prompts import Prompts
@@ -42,17 +43,12 @@ def stub(step_ms: float) -> Commands:
     return Commands(engine=(sys.executable, str(HERE / "stub_engine.py"), f"{step_ms:g}"), preparer=())
 
 
-def target_at(cluster: Cluster) -> Target:
-    host, port = cluster.url.removeprefix("http://").split(":")
-    return Target("a cluster", host, int(port), "primary")
-
-
 # --- throughput -----------------------------------------------------------------------------------------
 
 
 def throughput(cluster: Cluster, streams: int, tokens: int) -> dict[str, float]:
     """Of so many streams that begin together, while all of them run."""
-    target, door = target_at(cluster), cluster.door()
+    target, door = target_at(cluster.url), cluster.door()
     replica = cluster.replicas()[0]
 
     async def work() -> list[Trace]:
@@ -120,7 +116,7 @@ async def ask_all(target: Target, texts: list[str]) -> list[Trace]:
 
 def computed(cluster: Cluster, requests: int) -> dict[str, Any]:
     """Tokens of prompts that each replica's engine has computed."""
-    traces = asyncio.run(ask_all(target_at(cluster), prompts(requests)))
+    traces = asyncio.run(ask_all(target_at(cluster.url), prompts(requests)))
     errors = [trace.error for trace in traces if trace.error is not None]
     assert not errors, errors[0]
     time.sleep(2.5)  # for the replicas to say it

@@ -176,11 +176,8 @@ class Crowd:
 
     async def _part(self, until: int, every: float) -> None:
         async with self._client() as client:
-            witnesses = [asyncio.create_task(self._witness(client, prompt)) for prompt in WITNESSES]
-            await asyncio.gather(*(self._visit(until, every) for _ in range(CLIENTS)))
-            for witness in witnesses:
-                witness.cancel()
-            await asyncio.gather(*witnesses, return_exceptions=True)
+            visits = asyncio.gather(*(self._visit(until, every) for _ in range(CLIENTS)))
+            await asyncio.gather(visits, *(self._witness(client, prompt, visits) for prompt in WITNESSES))
             await page_at_rest(client)
         await asyncio.sleep(REST_S)
         self.findings.rests.append(holdings(self._server.process.pid))
@@ -194,8 +191,11 @@ class Crowd:
                 self.findings.looks.append((self._num_asked, holdings(self._server.process.pid)))
                 self._next_look = self._num_asked + every
 
-    async def _witness(self, client: httpx.AsyncClient, prompt: str) -> None:
-        while True:
+    async def _witness(
+        self, client: httpx.AsyncClient, prompt: str, visits: asyncio.Future[list[None]]
+    ) -> None:
+        """Once at least, and until the visits are over."""
+        while not visits.done():
             text = await _text(client, prompt)
             self.findings.num_witnessed += 1
             self.findings.num_disturbed += text != self._expected[prompt]

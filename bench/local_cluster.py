@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -42,7 +41,6 @@ class Cluster:
 
     folder: Path
     url: str
-    management_url: str
     manifest: dict[str, Any]
     commands: Commands | None = None  # of the readers' processes; None: the real ones
     router: str | None = None  # path of another router's class
@@ -73,12 +71,6 @@ class Cluster:
         with connected(own.address):
             more = {} if self.router is None else {"router": self.router}
             bring_up(settings, cluster, lambda text: print(text, file=sys.stderr), commands, **more)
-
-    def status(self) -> dict[str, Any]:
-        command = [TAKEOFF, "cluster", "status", "--json", "--home", str(self.folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S)
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
 
     def down(self) -> None:
         command = [TAKEOFF, "cluster", "down", "--home", str(self.folder)]
@@ -142,8 +134,7 @@ def cluster_of(
             "readers_config": readers,
             "cluster_config": {"doors": doors, "readers": replicas},
         }
-        at = "http://127.0.0.1:"
-        cluster = Cluster(folder, f"{at}{front}", f"{at}{management}", manifest, commands, router)
+        cluster = Cluster(folder, f"http://127.0.0.1:{front}", manifest, commands, router)
         try:
             cluster.up()
             yield cluster

@@ -10,7 +10,15 @@ import threading
 import time
 from typing import TextIO
 
+from takeoff.bench.target import Target
+
 ONE_DOOR = [f"--{door}-port=off" for door in ("takeoff", "management", "openai")]  # the first only
+
+
+def target_at(url: str) -> Target:
+    """Of the group `primary` of a server of ours."""
+    host, port = url.removeprefix("http://").split(":")
+    return Target("server", host, int(port), "primary")
 
 
 class Server:

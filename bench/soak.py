@@ -1,16 +1,18 @@
 """Half an hour of mixed traffic with kills: whether anything fails, is not accounted for, or grows.
 
-    python bench/soak.py [--minutes 30] [--seed 1] [--kill-every 90] [--json FILE] [--plot FILE]
+    python bench/soak.py [--minutes 30] [--seed 1] [--kill-every 45] [--json FILE] [--plot FILE]
                          [flags of `takeoff serve`]
 
 Starts a server with a model that generates, one that embeds, four keys and a file for the request log.
 Clients chat, stream, call tools, ask for JSON, embed, tokenise, leave at any moment (see disconnects.py) and
-send what must be refused. Every so often an engine or the encoder gets SIGKILL, SIGSEGV, SIGABRT or SIGSTOP.
-Every few seconds memory, descriptors and threads of each process are looked at. Exits with 1 unless
+send what must be refused. In the first half of the time an engine or the encoder gets SIGKILL, SIGSEGV,
+SIGABRT or SIGSTOP every so often; in the second they live on, so that it shows whether they grow. Every few
+seconds memory, descriptors and threads of each process are looked at. Exits with 1 unless
 - no client saw an error: what was asked rightly was answered, what was asked wrongly was refused,
 - what was accepted has ended, by /metrics and by the request log, and nothing is left,
-- nothing grows: after the first minutes the slope of memory, descriptors and threads of each process has an
-  interval that reaches 0 (95 %, blocks of half a minute), or is less than `FLAT` an hour.
+- nothing grows: behind the first minutes of each process the slope of its memory, of shared memory that it
+  has touched, of its descriptors and threads has an interval that reaches 0 (95 %, blocks of half a minute),
+  or is less than `FLAT` an hour.
 """
 
 from __future__ import annotations
@@ -49,10 +51,15 @@ takeoff:
 """
 CLIENTS, KEYS = 12, 4
 LOOK_EVERY_S = 3.0
-SETTLE_S = 40.0  # of a process, in which caches fill and pools grow
-WARM_UP_SHARE, WARM_UP_S = 0.1, 120.0  # of the whole time, at most
+KILLING = 0.5  # of the time
+SETTLE_S = 240.0  # of a process, in which caches fill and pools grow
 BLOCK_S = 30.0
-FLAT = {"memory_mb": 12.0, "descriptors": 6.0, "threads": 2.0}  # growth in an hour that counts as none
+FLAT = {
+    "memory_mb": 12.0,
+    "shared_mb": 12.0,
+    "descriptors": 6.0,
+    "threads": 2.0,
+}  # growth in an hour that counts as none
 KILLED = ("engine", "engine", "engine", "encoder")  # drawn from
 
 
@@ -70,10 +77,8 @@ class Soaked:
     seconds: float = 0.0
 
     def growths(self) -> list[Growth]:
-        warm_up_s = min(WARM_UP_SHARE * self.seconds, WARM_UP_S)
-        looks = [(at, present) for at, present in self.looks if at >= warm_up_s]
         bounds = {what: bound / 3_600 for what, bound in FLAT.items()}
-        return growths(looks, bounds, settle=SETTLE_S, block=BLOCK_S)
+        return growths(self.looks, bounds, settle=SETTLE_S, block=BLOCK_S)
 
     def broken(self) -> list[str]:
         """The promises that were not kept."""
@@ -161,7 +166,7 @@ async def soak(
         started = time.monotonic()
         until = started + 60 * options.minutes
         beside = [
-            asyncio.create_task(kill(server, soaked, options.kill_every, options.seed)),
+            asyncio.create_task(kill(server, soaked, started + KILLING * 60 * options.minutes, options)),
             asyncio.create_task(look(server, soaked, started)),
         ]
         await asyncio.gather(*(traffic.keep_asking(until) for _ in range(CLIENTS)))
@@ -174,11 +179,13 @@ async def soak(
     return soaked
 
 
-async def kill(server: Server, soaked: Soaked, every_s: float, seed: int) -> None:
+async def kill(server: Server, soaked: Soaked, until: float, options: argparse.Namespace) -> None:
     """Now and then, one that serves; a crash while it loads would be the weights' fault."""
-    draw = random.Random(seed)
+    draw = random.Random(options.seed)
     while True:
-        await asyncio.sleep(draw.uniform(0.7, 1.3) * every_s)
+        await asyncio.sleep(draw.uniform(0.7, 1.3) * options.kill_every)
+        if time.monotonic() > until:
+            return
         role = draw.choice(KILLED)
         for child in descendants(server.process.pid):
             if role_of(child) == role and child.status() != psutil.STATUS_STOPPED:
@@ -208,7 +215,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument(
-        "--kill-every", type=float, default=90.0, help="seconds between two kills, on average"
+        "--kill-every", type=float, default=45.0, help="seconds between two kills, on average"
     )
     parser.add_argument("--seed", type=int, default=1, help="of what is asked, and who is killed when")
     parser.add_argument("--json", type=Path, help="write the figures here as well")

@@ -34,6 +34,7 @@ MAY_ASK = {
     "models/requantise.py": "when it was made",
     "models/stored.py": "when it was pulled",
     "observe/lines.py": "the time of a line",
+    "observe/spans.py": "when what is traced began and ended",
     "prepare/chat_template.py": "today's date, where a template wants to tell it to the model",
     "service/engine_watch.py": "when an engine was last heard of, as management shows it",
 }

@@ -72,6 +72,7 @@ HOMES: dict[str, set[str]] = {
     "onnxruntime": {"engine.encoder"},
     "tokenizers": {"engine.encoder"},
     "huggingface_hub": {"models"},
+    "opentelemetry": {"observe"},
     "prometheus_client": {"observe"},
     "typer": {"cli"},
     "rich": {"cli", "bench", "demo", "models.progress"},

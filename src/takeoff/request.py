@@ -183,6 +183,7 @@ class Encoding:
     num_tokens: int  # of all texts
     labels: tuple[str, ...] = ()  # of the classes; none for an embedding
     reader_id: str = ""  # that made them
+    replica_id: str = ""  # of the reader, where it has several engines
 
 
 class TokenLogprob(NamedTuple):

@@ -32,10 +32,11 @@ def soaked(
                 "front",
                 1,
                 75.0 + front_mb * hours + draw.gauss(0.0, 0.3),
+                1.0,
                 round(40 + descriptors * hours + draw.gauss(0.0, 5.0)),
                 round(12 + threads * hours),
             ),
-            Holding("engine", 100 + int(life), engine, 12, 6),
+            Holding("engine", 100 + int(life), engine, 64.0, 12, 6),
         ]
         looks.append((at, present))
     return looks

@@ -45,9 +45,9 @@ def clustered(
 
 
 def write_cluster_manifest(
-    home: Path, readers: dict[str, dict[str, object]], cluster: str, doors: Doors
+    home: Path, readers: dict[str, dict[str, object]], cluster: str, doors: Doors, **more: object
 ) -> Path:
-    """The file of `clustered`, to be written anew for another `takeoff cluster up`."""
+    """The file of `clustered`, for another `takeoff cluster up`; `more` are settings of the server."""
     path = write_manifest(home, readers)
     server = {
         "home": home,
@@ -57,6 +57,7 @@ def write_cluster_manifest(
         "openai_port": doors.openai,
         "optimize": "false",
         "standby": '"off"',
+        **more,
     }
     lines = ["  server_config:", *(f"    {key}: {value}" for key, value in server.items())]
     text = path.read_text().replace("  server_config: {}", "\n".join(lines))

@@ -206,7 +206,7 @@ async def remote_engine(*replicas: Replica) -> AsyncIterator[tuple[RemoteEngine,
             told.append(message)
 
     load, loaded = make_load(), Loaded(1, 64, 4, 1_000, True, 0.0)
-    described = Described("r1", "{}", "m", "generate", load, loaded, b"{}", 0)
+    described = Described("r1", "{}", "m", "generate", load, loaded, b"{}")
     calls = EngineCalls(take, lambda: None, lambda _death, _restarted: None, lambda _loaded: load)
     engine = RemoteEngine(described, Handle(list(replicas)), DOOR, calls, lambda _beats: None)
     engine.start()

@@ -33,12 +33,21 @@ class Logged:
     def audit(self) -> Path:
         return self.log.with_name("audit.jsonl")
 
-    def post(self, name: str, *, timeout_s: float | None = None, **fields: Any) -> requests.Response:
-        body = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": True} | fields
-        headers = {"authorization": f"Bearer {self.secret}", "x-request-id": name}
-        if timeout_s is not None:
-            headers["x-request-timeout"] = str(timeout_s)
-        return requests.post(self.served.url + PATH, json=body, headers=headers, stream=True, timeout=LIMIT_S)
+    def post(self, name: str, **fields: Any) -> requests.Response:
+        return self._post(name, PATH, {"prompt": PROMPT, "max_tokens": 8} | fields, {})
+
+    def chat(self, name: str, *, timeout_s: float) -> requests.Response:
+        """Without a length, whose end would be predicted: what comes in time is wanted."""
+        messages = [{"role": "user", "content": PROMPT}]
+        path, timeout = "/v1/chat/completions", {"x-request-timeout": str(timeout_s)}
+        return self._post(name, path, {"messages": messages}, timeout)
+
+    def _post(
+        self, name: str, path: str, fields: dict[str, Any], headers: dict[str, str]
+    ) -> requests.Response:
+        headers |= {"authorization": f"Bearer {self.secret}", "x-request-id": name}
+        body = {"temperature": 0, "ignore_eos": True} | fields
+        return requests.post(self.served.url + path, json=body, headers=headers, stream=True, timeout=LIMIT_S)
 
     def manage(self, method: str, path: str, **body: Any) -> requests.Response:
         headers = {"x-api-key": self.root}
@@ -100,7 +109,7 @@ def test_every_end_of_a_request_is_told_once(logged: Logged) -> None:
     assert left["state"] == "cancelled"
     assert 1 <= left["completion_tokens"] < 900
 
-    (choice,) = logged.post("late", max_tokens=900, timeout_s=0.5).json()["choices"]
+    (choice,) = logged.chat("late", timeout_s=0.5).json()["choices"]
     late = logged.line(id="late")
     assert choice["finish_reason"] == late["state"] == "deadline"
     assert 0.4 < late["total_s"] < 1.5

@@ -60,6 +60,8 @@ class FakeGeneration:
         self.request = request
         prompt = request.prompt
         self.reader_id = "smollm2"
+        self.began_at = time.monotonic()
+        self.ended_at: float | None = None
         self.queue_s = 0.25
         self.replica_ids: list[str] = []
         self.first_token_at: float | None = None
@@ -91,6 +93,7 @@ class FakeGeneration:
         if self.finish_reason is None or self.is_cancelled.is_set():
             self.num_cancelled += 1
             self.finish_reason = FinishReason.CANCELLED
+            self.ended_at = time.monotonic()
             self.is_cancelled.set()
 
     def end(self, reason: FinishReason) -> None:

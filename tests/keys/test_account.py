@@ -26,7 +26,9 @@ class Work:
     replica_ids: tuple[str, ...] = ()
     cached_tokens: int = 0
     queue_s: float = 0.0
+    began_at: float = 0.0
     first_token_at: float | None = None
+    ended_at: float | None = None
 
 
 def account(clock: Clock, **limits: Any) -> Account:

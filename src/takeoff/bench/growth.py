@@ -15,7 +15,8 @@ class Holding(NamedTuple):
 
     role: str
     pid: int
-    memory_mb: float  # its own, and its share of what several have: PSS
+    memory_mb: float  # its own: anonymous pages, in memory or swapped out
+    shared_mb: float  # its share of the pages of shared memory that it has touched
     descriptors: int
     threads: int
 

@@ -21,6 +21,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="Ray cluster, as HOST:PORT or ray://HOST:PORT; default: one of this machine alone"),
 ]
+Home = Annotated[Path | None, typer.Option(help="Folder of the model store, as `up` was told it")]
 Json = Annotated[bool, typer.Option("--json", help="For programs, on stdout")]
 
 
@@ -62,9 +63,7 @@ def up(
 
 
 @cluster_app.command()
-def status(
-    address: Address = None, home: Annotated[Path | None, typer.Option()] = None, json: Json = False
-) -> None:
+def status(address: Address = None, home: Home = None, json: Json = False) -> None:
     """Say which doors, readers and replicas there are, and what they do."""
     _check_extra()
     from takeoff.cli.console import print_json, print_table
@@ -92,7 +91,7 @@ def status(
 
 
 @cluster_app.command()
-def down(address: Address = None, home: Annotated[Path | None, typer.Option()] = None) -> None:
+def down(address: Address = None, home: Home = None) -> None:
     """Let running requests finish and end everything of ours; a cluster of this machine alone ends, too."""
     _check_extra()
     from takeoff.cli.console import talk

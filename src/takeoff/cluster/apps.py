@@ -51,9 +51,10 @@ def reader_app_of(
     replicas: ReplicaSettings,
     commands: Commands | None = None,
     router: str = ROUTER,
+    nonce: str = "",
 ) -> ReaderApp:
-    """Of one reader, which is none of `settings` perhaps."""
-    told = told_reader(settings, reader_id, reader, replicas)
+    """Of one reader, which is none of `settings` perhaps. `nonce`: see `told_reader`."""
+    told = told_reader(settings, reader_id, reader, replicas, nonce)
     deployment = replicas_deployment(replicas, settings.drain_timeout_s, router)
     app = deployment.bind(told.settings_json, commands)
     return ReaderApp(reader_id, told.app, app)

@@ -68,7 +68,6 @@ class Door:
         self._found: dict[str, asyncio.Task[None]] = {}  # applications that are, or will be, taken up
         self._left: set[str] = set()  # that are ending
         self._apps: dict[Reader, str] = {}  # whose replicas a reader has, until it has ended
-        self._leaving: dict[Reader, asyncio.Task[None]] = {}
         self._ages: dict[str, float] = {}  # of the application of each reader: when it was deployed
         self._keys = Keyring(settings.api_key, settings.keys_path, must_exist=settings.keys_file is not None)
         logs = self._stack.enter_context(opened_logs(settings))
@@ -132,7 +131,7 @@ class Door:
         await self._service.drain(self._settings.drain_timeout_s)
         if self._sharing is not None:
             self._sharing.cancel()
-        for task in (self._looking, *self._found.values(), *self._leaving.values()):
+        for task in (self._looking, *self._found.values()):
             task.cancel()
         await self._service.stop()
         await self._doors.close()
@@ -197,7 +196,8 @@ class Door:
 
         def make_engine(name: str, launch: Launch, calls: EngineCalls, environ: Mapping[str, str]) -> Engine:  # noqa: ARG001
             def note(beats: dict[str, Heartbeat]) -> None:
-                self._service.metrics.note_replicas(described.reader_id, beats)
+                if self._ages[described.reader_id] == deployed_at:  # none came in its place
+                    self._service.metrics.note_replicas(described.reader_id, beats)
 
             return RemoteEngine(described, handle, self._name, calls, note)
 
@@ -208,8 +208,7 @@ class Door:
         """Let the reader of an application finish what it has, if it is still there."""
         for reader in self._service.readers():
             if self._apps.get(reader) == app and reader.is_live:
-                work = self._service.drop(reader.reader_id)
-                self._leaving[reader] = asyncio.create_task(work, name=f"leave {app}")
+                self._service.drop_soon(reader.reader_id)
 
     def _vocabulary_path(self, described: Described, settings: ReaderSettings) -> Path:
         """Of the model's file on this machine. Raises PullError, ModelError: it can't be had."""

@@ -11,7 +11,6 @@ be 1.5.1 or later.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from typing import Any
 import yaml
 
 from takeoff.cluster.names import DOORS as DOORS_APP
+from takeoff.cluster.names import settings_digest
 from takeoff.cluster.told import VARIABLES, ToldReader, told_doors, told_reader
 from takeoff.errors import SettingsError
 from takeoff.settings import Settings
@@ -317,7 +317,7 @@ def _digest(settings: Settings, config: Mapping[str, Any]) -> str:
     ends that when the new one serves, too. In place, Ray Serve would end a reader before the next is up.
     """
     names = [app["name"] for app in config["applications"]]
-    return hashlib.sha256("\0".join([told_doors(settings), *names]).encode()).hexdigest()[:16]
+    return settings_digest("\0".join([told_doors(settings), *names]))
 
 
 def _drain_s(settings: Settings) -> int:

@@ -19,9 +19,7 @@ import psutil
 from takeoff.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
-COUNTED_CPUS = (
-    256  # what Ray may promise: engines of one machine share its cores by turns, whoever has how many
-)
+COUNTED_CPUS = 256  # that Ray may promise: engines of one machine share its cores by turns
 STARTING_S = 90.0
 STOPPING_S = 30.0
 

@@ -69,7 +69,8 @@ class RemoteEngine:
     ) -> None:
         """`handle` is of the replicas' deployment, `door` the name that they know us by.
 
-        `on_look` is told what the replicas' engines said last, by replica, whenever they were asked.
+        `on_look` is told what the replicas' engines said last, by replica, whenever they were asked; at the
+        end of none.
         """
         self.loaded: Loaded | EncoderLoaded = described.loaded
         self.num_restarts = 0
@@ -123,6 +124,7 @@ class RemoteEngine:
         for link in self._links.values():
             link.close()
         await asyncio.gather(*(link.wait_closed() for link in self._links.values()))
+        self._on_look({})
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class RemoteEngine:
         request_id = submit.request_id
         losses = self._losses[request_id]
         if losses:
-            await asyncio.sleep(min(FIRST_WAIT_S * 2**losses, LONGEST_WAIT_S))
+            await asyncio.sleep(_wait_s(losses))
         try:
             await self._compute(submit)
             self._losses.pop(request_id, None)
@@ -197,7 +199,7 @@ class RemoteEngine:
                     answer = decode_answer(await self._ask_handle.remote(data))
             except Exception as exc:
                 if losses < MOST_LOSSES:
-                    await asyncio.sleep(min(FIRST_WAIT_S * 2**losses, LONGEST_WAIT_S))
+                    await asyncio.sleep(_wait_s(losses))
                     continue
                 answer = EncodeFailed(question.request_id, _shortly(exc), "engine_failed")
             self._calls.on_message(answer)
@@ -252,6 +254,11 @@ class RemoteEngine:
             self.last_heartbeat_at = time.time()
             self._calls.on_message(self._beats.total())
         self._on_look({look.replica_id: look.beat for look in looks if look.beat is not None})
+
+
+def _wait_s(losses: int) -> float:
+    """Before what was lost so often is sent again."""
+    return min(FIRST_WAIT_S * 2.0**losses, LONGEST_WAIT_S)
 
 
 async def _result_of(response: Any) -> None:

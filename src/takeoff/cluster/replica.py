@@ -13,6 +13,7 @@ import os
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 
 import ray
@@ -40,7 +41,7 @@ from takeoff.observe.metrics import Metrics
 from takeoff.request import EncodeRequest, FinishReason, Task, TokenEvent
 from takeoff.service.engines import Commands
 from takeoff.service.generation import Generation
-from takeoff.service.launching import PlannedReader, plan_readers
+from takeoff.service.launching import ADMITS_ALL, PlannedReader, plan_readers
 from takeoff.service.planner import Planner
 from takeoff.service.reader import ReaderState
 from takeoff.service.service import Service
@@ -48,9 +49,6 @@ from takeoff.settings import Settings
 from takeoff.thoughts import ThoughtStart
 
 SILENT_S = 30.0  # a door that has not asked for so long is dead: what it had here is ended
-
-# What is let in is the doors' affair.
-_ADMITS_ALL = {"max_requests": 65_536, "max_queued_tokens": 1_000_000_000}
 
 
 class Forwarded(Generation):
@@ -74,21 +72,7 @@ class Forwarded(Generation):
 
     def push(self, event: TokenEvent) -> None:
         self.finish_reason = event.finish_reason
-        self._outbox.event(
-            TokenEvent(
-                request_id=self._wire_id,
-                token_ids=event.token_ids,
-                text=event.text,
-                finish_reason=event.finish_reason,
-                stop_string=event.stop_string,
-                cached_tokens=event.cached_tokens,
-                queue_s=event.queue_s,
-                accepted_prediction_tokens=event.accepted_prediction_tokens,
-                rejected_prediction_tokens=event.rejected_prediction_tokens,
-                error=event.error,
-                logprobs=event.logprobs,
-            )
-        )
+        self._outbox.event(replace(event, request_id=self._wire_id))
         if event.finish_reason is not None:
             self._ended.set()
 
@@ -111,7 +95,7 @@ class Replica:
             StartError: it can't be.
         """
         self._stack = contextlib.AsyncExitStack()
-        told = Settings.model_validate(json.loads(settings_json)).model_copy(update=_ADMITS_ALL)
+        told = Settings.model_validate(json.loads(settings_json)).model_copy(update=ADMITS_ALL)
         settings = with_secrets(told, os.environ)
         set_up_logs(settings.log_level)
         self._outboxes: dict[str, Outbox] = {}  # by address
@@ -143,7 +127,6 @@ class Replica:
                 load=reader.launch.load,
                 loaded=reader.loaded if is_generating else reader.encoder,
                 config=json.dumps(reader.launch.config).encode(),
-                num_bytes=reader.num_bytes,
             )
         )
 
@@ -236,7 +219,8 @@ class Replica:
                 asked = EncodeRequest(task=self._reader.task, texts=tuple(texts), group=self._reader.group)
                 encoding = await service.encode(asked)
                 numbers = array("f", (number for vector in encoding.vectors for number in vector))
-                return Encoded(request_id, numbers.tobytes(), encoding.num_tokens)
+                replica_id = serve.get_replica_context().replica_id.unique_id
+                return Encoded(request_id, numbers.tobytes(), encoding.num_tokens, replica_id)
             case EncoderTokenize(request_id=request_id, text=text, skip_special_tokens=skips):
                 tokens = await service.tokenize(
                     reader_id, text, use_chat_template=None, skip_special_tokens=skips

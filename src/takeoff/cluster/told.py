@@ -35,12 +35,13 @@ class ToldReader:
 
 
 def told_reader(
-    settings: Settings, reader_id: str, reader: ReaderSettings, replicas: ReplicaSettings
+    settings: Settings, reader_id: str, reader: ReaderSettings, replicas: ReplicaSettings, nonce: str = ""
 ) -> ToldReader:
-    """Of one reader, which is none of `settings` perhaps."""
+    """Of one reader, which is none of `settings` perhaps. `nonce` makes the application another one."""
     own = {name: getattr(settings, name) for name in settings.named & _OF_REPLICAS}
     told = Settings(**own, readers={reader_id: reader}).model_dump_json(exclude_unset=True)
-    return ToldReader(reader_id, reader_app(reader_id, told + replicas.model_dump_json()), told)
+    app = reader_app(reader_id, told + replicas.model_dump_json() + nonce)
+    return ToldReader(reader_id, app, told)
 
 
 def told_doors(settings: Settings) -> str:

@@ -41,7 +41,6 @@ class Described(msgspec.Struct, frozen=True):
     load: Load | LoadEncoder
     loaded: Loaded | EncoderLoaded
     config: bytes  # JSON, of the model's file
-    num_bytes: int  # of memory that the plan of one replica counts with
 
 
 class Look(msgspec.Struct, frozen=True):

@@ -106,7 +106,7 @@ class KeyedService:
                 encoding = await self._service.encode(
                     replace(request, tenant=visit.account.tenant, deadline_s=visit.left_s)
                 )
-            visit.add_tokens(encoding.num_tokens, encoding.reader_id)
+            visit.add_tokens(encoding.num_tokens, encoding.reader_id, encoding.replica_id)
             return encoding
 
     async def tokenize(

@@ -20,9 +20,13 @@ class Generation(Protocol):
     @property
     def replica_ids(self) -> Sequence[str]: ...  # of the reader that have computed it
     @property
+    def began_at(self) -> float: ...  # monotonic seconds
+    @property
     def queue_s(self) -> float: ...  # that it waited for a slot
     @property
-    def first_token_at(self) -> float | None: ...  # monotonic seconds
+    def first_token_at(self) -> float | None: ...
+    @property
+    def ended_at(self) -> float | None: ...
     @property
     def prompt_tokens(self) -> int: ...
     @property

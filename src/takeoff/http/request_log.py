@@ -1,4 +1,4 @@
-"""A line for each request when all of it has ended: whose it was, how much, how long, and how it ended.
+"""A line and a trace of each request when all of it has ended: whose, how much, how long, and how it ended.
 
 Nothing in it is the client's own words, but the id by which he calls the request: of a path the route's
 template is told, of an error that may quote what was sent only its code. Prompts if the settings want them.
@@ -27,8 +27,10 @@ from takeoff.errors import (
 )
 from takeoff.http.guard import OPEN_PATHS
 from takeoff.http.notes import Note
+from takeoff.http.request_trace import stage_of
 from takeoff.keys.account import Account, Counted
 from takeoff.observe.lines import Logs, Tell
+from takeoff.observe.traces import TellTrace
 from takeoff.request import FinishReason
 from takeoff.settings import Settings
 
@@ -58,21 +60,24 @@ _WORST_FIRST = (
 class RequestLog:
     """Tells of every request; of a probe only if it was refused."""
 
-    def __init__(self, tell: Tell, *, with_addresses: bool) -> None:
+    def __init__(self, tell: Tell | None, *, with_addresses: bool, trace: TellTrace | None = None) -> None:
+        """`tell` gets the lines, `trace` the traces; None: nobody wants them."""
         self._tell = tell
         self._with_addresses = with_addresses
+        self._trace = trace
 
     @classmethod
     def of(cls, logs: Logs | None, settings: Settings) -> Self | None:
         """As the settings have it; None: nobody is to be told."""
-        if logs is None or logs.requests is None:
+        if logs is None or (logs.requests is None and logs.traces is None):
             return None
-        return cls(logs.requests, with_addresses=settings.log_addresses)
+        return cls(logs.requests, with_addresses=settings.log_addresses, trace=logs.traces)
 
     def end(self, scope: Scope, note: Note, method: str, path: str, status: int) -> None:
         """Its connection has had its answer, or is gone; a stream that is kept may go on."""
         if note.error is None and scope["path"] in OPEN_PATHS:
             return
+        headers = scope["headers"]
         client = scope["client"] if self._with_addresses else None
         at = {
             "client": client and client[0],
@@ -90,7 +95,12 @@ class RequestLog:
                 **at,
                 **_course(note, status),
             }
-            self._tell({name: value for name, value in facts.items() if value is not None})
+            facts = {name: value for name, value in facts.items() if value is not None}
+            if self._tell is not None:
+                self._tell(facts)
+            if self._trace is not None:
+                stage = stage_of(facts, note.arrived_at, time.monotonic(), _generations(note))
+                self._trace(stage, {name.decode("latin-1"): each.decode("latin-1") for name, each in headers})
 
         if note.visit is None or note.visit.rest is None:
             tell()
@@ -99,6 +109,8 @@ class RequestLog:
 
     def refused(self, client: str, port: int, status: int, reason: str) -> None:
         """A connection was, before a request had come."""
+        if self._tell is None:
+            return
         facts = {"event": "connection", "client": client if self._with_addresses else None, "port": port}
         facts |= {"status": status, "state": "refused", "reason": reason}
         self._tell({name: value for name, value in facts.items() if value is not None})
@@ -113,7 +125,7 @@ def who(account: Account | None) -> dict[str, Any]:
 
 def _course(note: Note, status: int) -> dict[str, Any]:
     """How it went, and how it ended."""
-    generations = [] if note.visit is None else note.visit.generations
+    generations = _generations(note)
     return {
         "state": _state(note.error, generations, status),
         **_error(note),
@@ -121,6 +133,10 @@ def _course(note: Note, status: int) -> dict[str, Any]:
         "total_s": _seconds(time.monotonic() - note.arrived_at),
         "prompts": note.prompts or None,
     }
+
+
+def _generations(note: Note) -> Sequence[Counted]:
+    return [] if note.visit is None else note.visit.generations
 
 
 def _state(error: TakeoffError | None, generations: Sequence[Counted], status: int) -> str:
@@ -153,10 +169,9 @@ def _work(note: Note, generations: Sequence[Counted]) -> dict[str, Any]:
     if visit is None or not visit.num_texts:
         return {}
     firsts = [each.first_token_at for each in generations if each.first_token_at is not None]
-    replica_ids = dict.fromkeys(replica_id for each in generations for replica_id in each.replica_ids)
     return {
         "reader": ",".join(visit.reader_ids) or None,
-        "replica": ",".join(replica_ids) or None,
+        "replica": ",".join(visit.replica_ids) or None,
         "texts": visit.num_texts,
         "prompt_tokens": visit.other_tokens + sum(each.prompt_tokens for each in generations),
         "cached_tokens": sum(each.cached_tokens for each in generations),

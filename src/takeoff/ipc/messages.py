@@ -222,6 +222,7 @@ class Encoded(Message, frozen=True):
     request_id: int
     vectors: bytes  # float32 in this machine's order, [num texts, num_dimensions]
     num_tokens: int
+    replica_id: str = ""  # of the reader, where it has several engines
 
 
 class EncodeFailed(Message, frozen=True):

@@ -75,9 +75,13 @@ class Counted(Protocol):
     @property
     def completion_tokens(self) -> int: ...
     @property
+    def began_at(self) -> float: ...
+    @property
     def queue_s(self) -> float: ...
     @property
     def first_token_at(self) -> float | None: ...
+    @property
+    def ended_at(self) -> float | None: ...
     @property
     def finish_reason(self) -> object | None: ...
     def end(self, reason: FinishReason) -> None: ...
@@ -101,6 +105,7 @@ class Visit:
         self._num_started = 0  # of work that is not in the list, or not yet
         self.other_tokens = 0  # that were used by what is no generation
         self._reader_ids: dict[str, None] = {}  # in the order in which they came
+        self._replica_ids: dict[str, None] = {}  # of what is no generation
         self._charged_tokens = 0
         self.num_texts = 0  # that were begun
 
@@ -171,15 +176,23 @@ class Visit:
         for generation in self.generations:
             generation.end(FinishReason.CANCELLED)
 
-    def add_tokens(self, num_tokens: int, reader_id: str) -> None:
-        """They were used by what is no generation."""
+    def add_tokens(self, num_tokens: int, reader_id: str, replica_id: str = "") -> None:
+        """They were used by what is no generation. `replica_id`: of a reader that has several."""
         self.other_tokens += num_tokens
         self._reader_ids[reader_id] = None
+        if replica_id:
+            self._replica_ids[replica_id] = None
 
     @property
     def reader_ids(self) -> tuple[str, ...]:
         """Of those that worked for it."""
         return tuple(self._reader_ids)
+
+    @property
+    def replica_ids(self) -> tuple[str, ...]:
+        """Of these readers, where they have several."""
+        generated = (replica_id for each in self.generations for replica_id in each.replica_ids)
+        return tuple(dict.fromkeys((*self._replica_ids, *generated)))
 
     @property
     def num_open(self) -> int:

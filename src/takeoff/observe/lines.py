@@ -19,6 +19,7 @@ from typing import Any
 
 from takeoff.errors import SettingsError
 from takeoff.observe.logs import written_by
+from takeoff.observe.traces import TellTrace, opened_traces
 from takeoff.settings import Settings
 
 MAX_WAITING_BYTES = 4 << 20
@@ -36,6 +37,7 @@ class Logs:
 
     requests: Tell | None  # of each request
     audit: Tell | None  # of each change of the readers
+    traces: TellTrace | None = None  # of each request
 
 
 class LineWriter:
@@ -119,7 +121,7 @@ def opened_logs(settings: Settings) -> Iterator[Logs]:
     """The logs that the settings name, until the end of the block; in it no log line waits for its reader.
 
     Raises:
-        SettingsError: the file of the requests can't be written.
+        SettingsError: the file of the requests can't be written, or traces are wanted and can't be had.
     """
     path = settings.request_log
     if isinstance(path, Path):
@@ -133,8 +135,8 @@ def opened_logs(settings: Settings) -> Iterator[Logs]:
     stderr, audit = LineWriter(None), LineWriter(settings.audit_path)
     requests = LineWriter(path) if isinstance(path, Path) else stderr
     try:
-        with written_by(stderr.say):
-            yield Logs(None if path is None else requests.tell, audit.tell)
+        with written_by(stderr.say), opened_traces(settings.traces_url) as traces:
+            yield Logs(None if path is None else requests.tell, audit.tell, traces)
     finally:
         for writer in {audit, requests, stderr}:
             writer.close()

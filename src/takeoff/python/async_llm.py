@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from types import TracebackType
@@ -33,8 +32,6 @@ from takeoff.service.service import Service
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
 
 
 class AsyncLLM:

@@ -98,6 +98,7 @@ class Encodings:
             num_tokens=answer.num_tokens,
             labels=encoder.labels,
             reader_id=reader.reader_id,
+            replica_id=answer.replica_id,
         )
 
     async def tokenize(self, reader: Reader, text: str, *, skip_special_tokens: bool) -> EncoderTokenized:

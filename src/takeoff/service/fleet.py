@@ -74,7 +74,7 @@ class Fleet:
         self._planning = asyncio.Lock()  # until what was planned counts
         self._tasks: set[asyncio.Task[Any]] = set()
         self._on_demand = OnDemand(
-            self._changes, self._residency, self._launching, self._started, self._unload, self._in_background
+            self._changes, self._residency, self._launching, self._started, self._unload, self.in_background
         )
         self._is_closing = False
 
@@ -116,7 +116,7 @@ class Fleet:
         reader.launch = launch
         self._groups.add(reader)
         if is_taken:
-            self._in_background(self._take_over(reader_id, reader), f"replace {reader_id}")
+            self.in_background(self._take_over(reader_id, reader), f"replace {reader_id}")
         if settings.on_demand:
             reader.become(ReaderState.UNLOADED)
         else:
@@ -138,7 +138,7 @@ class Fleet:
         if settings.on_demand:
             reader.become(ReaderState.UNLOADED)
         else:
-            self._in_background(self._load(reader), f"load {reader.reader_id}")
+            self.in_background(self._load(reader), f"load {reader.reader_id}")
         return reader
 
     async def replace(self, reader_id: str, settings: ReaderSettings) -> Reader:
@@ -147,8 +147,8 @@ class Fleet:
         Raises:
             NotFound, InvalidRequest, NoRoom, EngineFailed: see `Replacement`; all is as it was.
         """
-        task = self._in_background(self._replace(reader_id, settings), f"replace {reader_id}")
-        task.add_done_callback(_log_failure)
+        task = self.in_background(self._replace(reader_id, settings), f"replace {reader_id}")
+        task.add_done_callback(log_failure)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -274,7 +274,7 @@ class Fleet:
                 )
                 await replacement.plan(self._provision)
             await replacement.carry_out()
-        self._in_background(self._retire(old), f"retire {old.reader_id}")
+        self.in_background(self._retire(old), f"retire {old.reader_id}")
         return new
 
     async def _unload(self, reader: Reader) -> None:
@@ -345,7 +345,8 @@ class Fleet:
             spare = dataclasses.replace(spare, launch=self._completed(spare.launch))
         return dataclasses.replace(launch, load=load, spare=spare)
 
-    def _in_background(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+    def in_background(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """Until it is done, or until `stop`."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -361,7 +362,7 @@ class Fleet:
         return next(reader_id for reader_id in numbered if reader_id not in self._groups)
 
 
-def _log_failure(task: asyncio.Task[Any]) -> None:
+def log_failure(task: asyncio.Task[Any]) -> None:
     """Whoever waited for it may have left."""
     if not task.cancelled() and (exc := task.exception()) is not None:
         logger.warning("%s: %s", task.get_name(), exc)

@@ -37,8 +37,10 @@ class Generation:
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = 0  # prompt tokens that were not computed again
         self.completion_tokens = 0
+        self.began_at = time.monotonic()  # seconds
         self.queue_s = 0.0  # that it waited for a slot
         self.first_token_at: float | None = None  # monotonic seconds
+        self.ended_at: float | None = None
         self.accepted_prediction_tokens = 0  # of those, computed ahead because the client predicted them
         self.rejected_prediction_tokens = 0  # that were predicted and computed ahead in vain
         self.reasoning_tokens = 0  # of those, up to the one that ended the thought
@@ -70,6 +72,7 @@ class Generation:
         else:
             self._events.append(event)
         if event.finish_reason is not None:
+            self.ended_at = time.monotonic()
             self._images_read.set()
         self._wake.set()
 

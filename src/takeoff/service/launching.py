@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from takeoff.errors import StartError
 from takeoff.ipc.messages import Load
@@ -22,10 +24,12 @@ from takeoff.settings import ReaderSettings, Settings
 
 OPEN_PER_PLACE = 2  # as many requests wait as are computed: then no place is ever empty
 
+# Of a service that takes whatever it is given: others have decided what to let in.
+ADMITS_ALL: Mapping[str, Any] = MappingProxyType({"max_requests": 65_536, "max_queued_tokens": 1_000_000_000})
+
 # Limits against strangers, a log that people read, a second engine that waits: for a service with doors.
 _OWN_USE = {
-    "max_requests": 65_536,
-    "max_queued_tokens": 1_000_000_000,
+    **ADMITS_ALL,
     "max_user_batch_size": 1_000_000,
     "max_prompt_string_bytes": 1_073_741_824,
     "max_body_bytes": 1_073_741_824,

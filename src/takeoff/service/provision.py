@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from takeoff.errors import InvalidRequest, NoRoom, PlanError, StartError
 from takeoff.service.launch import Launch
@@ -31,13 +32,8 @@ class Provision:
         """
         most_bytes = self._residency.most_bytes(instead_of)
         others = self._residency.held_by_others(instead_of)
-        try:
+        with refusing_in_words(settings, others):
             launch = await asyncio.to_thread(self._plan_reader, settings, most_bytes)
-        except PlanError as exc:
-            raise NoRoom(_without_query(exc.message, settings.model) + others, hint=exc.hint) from exc
-        except StartError as exc:
-            message = _without_query(exc.message, settings.model)
-            raise InvalidRequest(message, param=exc.param or "model_name", hint=exc.hint) from exc
         if launch.num_bytes > most_bytes:
             needed, most = launch.num_bytes / 1e6, most_bytes / 1e6
             raise NoRoom(
@@ -45,6 +41,25 @@ class Provision:
                 hint="plan with less: memory_gb, max_slots, context, prefix_cache_mb",
             )
         return launch
+
+
+@contextmanager
+def refusing_in_words(settings: ReaderSettings, others: str = "") -> Iterator[None]:
+    """What can't be planned or started inside is refused in words for the client.
+
+    `others`: who has the memory that it lacks.
+
+    Raises:
+        InvalidRequest: no such model here, or none that can be served.
+        NoRoom: it does not fit.
+    """
+    try:
+        yield
+    except PlanError as exc:
+        raise NoRoom(_without_query(exc.message, settings.model) + others, hint=exc.hint) from exc
+    except StartError as exc:
+        message = _without_query(exc.message, settings.model)
+        raise InvalidRequest(message, param=exc.param or "model_name", hint=exc.hint) from exc
 
 
 def _without_query(text: str, model: str) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from takeoff.errors import EngineFailed, InvalidRequest, NotFound, TakeoffError
 from takeoff.service.changes import Changes
 from takeoff.service.groups import Groups
+from takeoff.service.launch import Launch
 from takeoff.service.provision import Provision
 from takeoff.service.reader import Reader, ReaderState
 from takeoff.service.residency import Residency
+from takeoff.settings import ReaderSettings
 
 
 class Replacement:
@@ -48,18 +50,9 @@ class Replacement:
             NoRoom: it does not fit in the place of `old` either.
         """
         old, new = self._old, self._new
-        if new.group != old.group:
-            raise InvalidRequest(
-                f"the reader {self._reader_id!r} serves the group {old.group!r}, not {new.group!r}",
-                param="consumer_group",
-                hint="leave it out, or add a reader to the other group and remove this one",
-            )
+        check_group(self._reader_id, old, new.settings)
         new.launch = await provision.plan(new.settings, instead_of=old)
-        if old.launch is not None and old.task is not new.task:
-            raise InvalidRequest(
-                f"the reader {self._reader_id!r} is there to {old.task}, and {new.model_name} can {new.task}",
-                param="model_name",
-            )
+        check_task(self._reader_id, old, new.launch)
         self._groups.add(new)
 
     async def carry_out(self) -> None:
@@ -129,3 +122,22 @@ class Replacement:
 
     def _removed(self) -> NotFound:
         return NotFound(f"the reader {self._reader_id!r} was removed meanwhile", param="reader_id")
+
+
+def check_group(reader_id: str, old: Reader, settings: ReaderSettings) -> None:
+    """Raises InvalidRequest: the settings are of another group than the reader that they would replace."""
+    if settings.consumer_group != old.group:
+        raise InvalidRequest(
+            f"the reader {reader_id!r} serves the group {old.group!r}, not {settings.consumer_group!r}",
+            param="consumer_group",
+            hint="leave it out, or add a reader to the other group and remove this one",
+        )
+
+
+def check_task(reader_id: str, old: Reader, launch: Launch) -> None:
+    """Raises InvalidRequest: the model does something else than the reader that it would replace."""
+    if old.launch is not None and old.task is not launch.task:
+        raise InvalidRequest(
+            f"the reader {reader_id!r} is there to {old.task}, and {launch.model_name} can {launch.task}",
+            param="model_name",
+        )

@@ -259,6 +259,13 @@ class Settings(ReaderSettings):
         "stderr",
         description="Where each request is told of at its end, in a line of JSON: 'stderr', a file, or 'off'",
     )
+    traces_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        max_length=1024,
+        description="Collector that is sent a trace of each request (OpenTelemetry, OTLP over HTTP), as "
+        "http://localhost:4318; needs takeoff-server[traces]",
+    )
     log_prompts: bool = Field(False, description="Tell the text of prompts in these lines, too")
     log_addresses: bool = Field(True, description="Tell the addresses of clients in these lines")
     audit_log: FilePath | None = Field(
@@ -363,9 +370,11 @@ class Settings(ReaderSettings):
     @property
     def own_readers(self) -> dict[str, ReaderSettings]:
         """Those of the manifest, or the one that the settings themselves are."""
+        if self.readers:
+            return self.readers
         given = self.named & ReaderSettings.model_fields.keys()
         alone = ReaderSettings(**{name: getattr(self, name) for name in given})
-        return self.readers or {Path(alone.public_model).stem: alone}
+        return {Path(alone.public_model).stem: alone}
 
     @property
     def store(self) -> Path:

@@ -39,8 +39,9 @@ class Running:
     def management(self) -> str:
         return f"{HOST}:{self.doors.management}"
 
-    def up(self, readers: dict[str, dict[str, object]], cluster: str = "{}") -> None:
-        run_takeoff("cluster", "up", str(write_cluster_manifest(self.home, readers, cluster, self.doors)))
+    def up(self, readers: dict[str, dict[str, object]], cluster: str = "{}", **server: object) -> None:
+        manifest = write_cluster_manifest(self.home, readers, cluster, self.doors, **server)
+        run_takeoff("cluster", "up", str(manifest))
 
     def status(self) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(

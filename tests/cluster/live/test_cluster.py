@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -17,17 +18,27 @@ import requests
 from tests.clients.clustered import TAKEOFF, run_takeoff
 from tests.clients.doors import EMBEDDER, chat_reader
 from tests.cluster.live.running import LIMIT_S, Running, asked_all_the_time, running, until
+from tests.observe.collector import Collected, Span, collecting
 
 STORIES = [f"{number}. Once upon a time there was a ship of old wood, and " for number in range(16)]
 TWO = "{doors: 2, readers: {chat: {replicas: 2}}}"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> Iterator[Running]:
+def collected() -> Iterator[Collected]:
+    """The traces of `cluster`."""
+    with collecting() as collected:
+        yield collected
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path, collected: Collected
+) -> Iterator[Running]:
     """Two doors that share their ports; a reader with two replicas, and one that embeds."""
     with running(tmp_path_factory.mktemp("cluster")) as cluster:
         readers = {"chat": chat_reader(smollm2_path, deterministic="true"), "embedder": EMBEDDER}
-        cluster.up(readers, TWO)
+        cluster.up(readers, TWO, traces_url=collected.url)
         until(lambda: len(cluster.replicas("chat")) == 2, "both replicas answer")
         yield cluster
 
@@ -76,8 +87,24 @@ def test_texts_are_embedded(cluster: Running) -> None:
     assert likeness(boat) > likeness(apple) + 0.1
 
 
+def test_a_trace_names_the_replica(cluster: Running, collected: Collected) -> None:
+    cluster.text(STORIES[0], 4)
+    requests.post(f"{cluster.url}/v1/embeddings", json={"model": "embed", "input": "a"}, timeout=LIMIT_S)
+    for reader_id, path in (("chat", "/v1/completions"), ("embedder", "/v1/embeddings")):
+        asked = partial(traced, collected, f"POST {path}")
+        until(asked, "it is traced")
+        assert asked()[-1].facts["takeoff.reader"] == reader_id
+        assert asked()[-1].facts["takeoff.replica"] in cluster.replicas(reader_id)
+
+
+def traced(collected: Collected, name: str) -> list[Span]:
+    return [span for span in collected.spans if span.name == name]
+
+
 @pytest.mark.parametrize("what", ["engine", "replica"])
-def test_sixteen_streams_go_on_when_an_engine_or_its_replica_is_killed(cluster: Running, what: str) -> None:
+def test_sixteen_streams_go_on_when_an_engine_or_its_replica_is_killed(
+    cluster: Running, collected: Collected, what: str
+) -> None:
     expected = all_texts(cluster, 96)
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(all_texts, cluster, 96)
@@ -89,6 +116,9 @@ def test_sixteen_streams_go_on_when_an_engine_or_its_replica_is_killed(cluster: 
         assert not going.done(), "it was killed under streams"
         assert going.result(LIMIT_S) == expected
     until(lambda: len(cluster.replicas("chat")) == 2, "there are two again")
+    texts = partial(traced, collected, "generate")
+    if what == "replica":
+        until(lambda: any(len(text.facts["takeoff.replica"]) == 2 for text in texts()), "one moved")
 
 
 def test_a_door_that_is_killed_comes_back_and_the_other_serves(cluster: Running) -> None:
