@@ -27,6 +27,7 @@ from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import Target
 
 ALONE = 20  # requests one after the other
+RAMP_S = 3.0
 SLOTS, CONTEXT = 16, 2048
 READER = {"model_name": "smollm2", "device": "cpu", "consumer_group": "primary"}
 READER |= {"max_slots": SLOTS, "context": CONTEXT, "optimize": False}
@@ -39,13 +40,20 @@ async def first_token_s(target: Target, seed: int) -> float:
 
 
 async def tokens_per_s(target: Target, streams: int, seconds: float) -> float:
-    """Of completions that ended within the time."""
+    """That came within the time, once all streams run: also those of completions that end behind it."""
     traces: list[Trace] = []
-    until = time.perf_counter() + seconds
+    since = time.perf_counter() + RAMP_S
+    until = since + seconds
     await asyncio.gather(*(keep_asking(target, Prompts(number), until, traces) for number in range(streams)))
     errors = [trace.error for trace in traces if trace.error is not None]
     assert not errors, errors[0]
-    return sum(trace.completion_tokens for trace in traces if trace.ended_at <= until) / seconds
+    return sum(_tokens_within(trace, since, until) for trace in traces) / seconds
+
+
+def _tokens_within(trace: Trace, since: float, until: float) -> float:
+    """Of its completion, as far as its pieces of text came in that time."""
+    share = sum(since <= at <= until for at in trace.text_at) / len(trace.text_at)
+    return share * trace.completion_tokens
 
 
 def measured(url: str, streams: int, seconds: float, seed: int) -> tuple[float, float]:
