@@ -11,7 +11,7 @@ from tests.service.serving import until
 from takeoff.cluster import outbox, remote
 from takeoff.cluster.affinity import blocks_of
 from takeoff.cluster.remote import MOST_LOSSES, RemoteEngine
-from takeoff.cluster.wire import decode_question, encode
+from takeoff.cluster.wire import Look, decode_question, encode
 from takeoff.ipc.messages import (
     Cancel,
     Encode,
@@ -49,11 +49,11 @@ def lost(told: list[FromAny]) -> list[int]:
 
 def is_quiet(engine: RemoteEngine) -> bool:
     """Whether it keeps nothing of any request."""
-    return not engine._tasks and not engine._losses
+    return not engine._tasks and not engine._losses and not engine._silent
 
 
-def beat(steps: int, running: int = 1) -> Heartbeat:
-    return Heartbeat(steps, 0.0, running, 0, {"decode_calls": float(steps)})
+def beat(steps: int, running: int = 1, waiting: int = 0) -> Heartbeat:
+    return Heartbeat(steps, 0.0, running, waiting, {"decode_calls": float(steps)})
 
 
 # --- requests -----------------------------------------------------------------------------------
@@ -121,6 +121,41 @@ def test_a_request_whose_replica_died_is_lost_and_exactly_those() -> None:
             assert sorted(event.request_id for event in events(told)) == [11, 12, 13]
             await until(lambda: is_quiet(engine))
             assert len(lost(told)) == 2
+
+    run(work())
+
+
+def test_a_replica_that_comes_gets_its_part_of_what_waits_and_nothing_is_said_twice() -> None:
+    async def work() -> None:
+        first, second = Replica("a", beat=beat(5, running=2, waiting=4)), Replica("b", is_alive=False)
+        async with remote_engine(first, second) as (engine, told):
+            for request_id in range(11, 17):
+                engine.send(make_submit(request_id))
+            await until(lambda: len(first.calls) == 6)
+            for wire_id in (1, 2):  # 11 and 12 have slots
+                first.tell(wire_id, 7)
+            await until(lambda: len(events(told)) == 2 and "a" in engine._beats)
+            first.is_alive = False  # so that the fake's choice falls on the other one
+            first.look = lambda: encode(Look("a", "10.0.0.1", first.beat, 0))  # type: ignore[method-assign]
+            second.is_alive, second.beat = True, beat(0)
+            await until(lambda: bool(lost(told)))
+            assert lost(told) == [15, 16], "half of the four that wait, those that came last"
+            for wire_id in (5, 6):
+                first.tell(wire_id, 8)
+            first.tell(3, 8)
+            for request_id in (15, 16):
+                engine.send(make_submit(request_id))
+            await until(lambda: len(second.calls) == 2)
+            await until(lambda: all(first.calls[wire_id].is_cancelled for wire_id in (5, 6)))
+            for wire_id in second.calls:
+                second.tell(wire_id, 9, ends=True)
+            for wire_id in range(1, 5):
+                first.tell(wire_id, 9, ends=True)
+            await until(lambda: is_quiet(engine))
+            said = [(event.request_id, *event.token_ids) for event in events(told)]
+            expected = [(11, 7), (12, 7), (13, 8), *((number, 9) for number in range(11, 17))]
+            assert sorted(said) == sorted(expected)
+            assert lost(told) == [15, 16], "it has come only once"
 
     run(work())
 

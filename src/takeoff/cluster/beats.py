@@ -33,6 +33,10 @@ class Beats:
         self._last[replica_id] = beat
         self._present.add(replica_id)
 
+    def __contains__(self, replica_id: str) -> bool:
+        """Whether it has said anything before."""
+        return replica_id in self._last
+
     def keep(self, replica_ids: set[str]) -> None:
         """The others are gone; what they have done stays done."""
         self._present &= replica_ids

@@ -69,7 +69,7 @@ def bring_up(
     apps = serve.status().applications
     readers = reader_apps(settings, cluster, commands, router)
     there = deployed_readers()
-    starting = [reader for reader in readers if reader.name not in there]
+    starting = [each for each in readers if each.name not in there or there[each.name].has_failed]
     if starting:
         say(f"starting {', '.join(reader.reader_id for reader in starting)}")
         deploy({reader.name: reader.app for reader in starting})

@@ -24,12 +24,15 @@ class Deployed(NamedTuple):
 
     at: float  # seconds since the epoch
     is_running: bool  # all replicas that should be are up; one that lost some is not, and goes on
+    has_failed: bool  # it never came up, and won't
 
 
 def deployed_readers() -> dict[str, Deployed]:
     """All that there are, by name, without those that are being deleted."""
     return {
-        name: Deployed(app.last_deployed_time_s, app.status.value == "RUNNING")
+        name: Deployed(
+            app.last_deployed_time_s, app.status.value == "RUNNING", app.status.value == "DEPLOY_FAILED"
+        )
         for name, app in serve.status().applications.items()
         if name.startswith(READERS) and app.status.value != "DELETING"
     }

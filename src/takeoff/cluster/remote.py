@@ -2,6 +2,7 @@
 
 To the service it is one more engine. Each request goes to a replica that Ray Serve's router names; when a
 replica is lost, the service is told which requests it had, and sends them again with what has come of them.
+When one has come, it gets its part of those that still wait elsewhere in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -52,6 +54,14 @@ Question = Encode | EncoderTokenize | EncoderDetokenize
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where a request is."""
+
+    link: Link
+    wire_id: int
+
+
 class RemoteEngine:
     """See `takeoff.service.engines.Engine`."""
 
@@ -86,6 +96,7 @@ class RemoteEngine:
         self._links: dict[str, Link] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by request
         self._losses: Counter[int] = Counter()  # of requests, since a token
+        self._silent: dict[int, _Place] = {}  # of requests that are placed and have no token from there yet
         self._beats = Beats()
         self._looks: list[Look] = []
         self._looking: asyncio.Task[None] | None = None
@@ -111,6 +122,7 @@ class RemoteEngine:
                 self._in_background(message.request_id, self._ask(message))
             case Cancel(request_id=request_id):
                 self._losses.pop(request_id, None)
+                self._silent.pop(request_id, None)
                 task = self._tasks.pop(request_id, None)
                 if task is not None:
                     task.cancel()
@@ -164,6 +176,8 @@ class RemoteEngine:
             self._calls.on_message(Placed(submit.request_id, selection.replica_id))
             ended = link.expect(wire_id, submit.request_id)
             stack.callback(link.forget, wire_id)
+            place = self._silent[submit.request_id] = _Place(link, wire_id)
+            stack.callback(self._has_left, submit.request_id, place)
             response = self._submit_handle.dispatch(selection, link.address, data)
             computing = asyncio.ensure_future(_result_of(response))
             computing.add_done_callback(heard)
@@ -179,6 +193,22 @@ class RemoteEngine:
                     response.cancel()
                     computing.cancel()
                     await asyncio.wait({computing}, timeout=LEAVING_S)
+
+    def _has_left(self, request_id: int, place: _Place) -> None:
+        if self._silent.get(request_id) is place:
+            del self._silent[request_id]
+
+    def _share_out(self, num_come: int, num_all: int) -> None:
+        """Replicas have come: they get their part of what waits for slots, the youngest of it."""
+        num_waiting = min(len(self._silent), self._beats.total().waiting)
+        number = num_waiting * num_come // num_all
+        moved = list(self._silent)[len(self._silent) - number :]
+        for request_id in moved:
+            place = self._silent.pop(request_id)
+            place.link.forget(place.wire_id)  # at once: of what comes from there now nothing counts
+            self._tasks.pop(request_id).cancel()
+        if moved:
+            self._calls.on_message(Lost(moved))
 
     def _lost(self, request_id: int, exc: Exception) -> None:
         self._losses[request_id] += 1
@@ -216,9 +246,10 @@ class RemoteEngine:
         return link
 
     def _take(self, message: FromAny) -> None:
-        if isinstance(message, Step) and self._losses:
+        if isinstance(message, Step):
             for event in message.events:
                 self._losses.pop(event.request_id, None)
+                self._silent.pop(event.request_id, None)
         self._calls.on_message(message)
 
     def _num_open(self, replica_id: str) -> int:
@@ -247,13 +278,16 @@ class RemoteEngine:
             self._links.pop(replica_id).close()
         self._beats.keep(names)
         self.num_restarts = sum(look.restarts for look in looks)
-        for look in looks:
-            if look.beat is not None:
-                self._beats.take(look.replica_id, look.beat)
+        beats = {look.replica_id: look.beat for look in looks if look.beat is not None}
+        num_come = sum(name not in self._beats for name in beats)
+        for name, beat in beats.items():
+            self._beats.take(name, beat)
+        if 0 < num_come < len(beats):
+            self._share_out(num_come, len(beats))
         if looks:
             self.last_heartbeat_at = time.time()
             self._calls.on_message(self._beats.total())
-        self._on_look({look.replica_id: look.beat for look in looks if look.beat is not None})
+        self._on_look(beats)
 
 
 def _wait_s(losses: int) -> float:

@@ -17,7 +17,16 @@ import pytest
 import requests
 from tests.clients.clustered import TAKEOFF, run_takeoff
 from tests.clients.doors import EMBEDDER, chat_reader
-from tests.cluster.live.running import LIMIT_S, Running, asked_all_the_time, running, until
+from tests.cluster.live.running import (
+    LIMIT_S,
+    Running,
+    asked_all_the_time,
+    engines_of,
+    kill_whole,
+    other_machine,
+    running,
+    until,
+)
 from tests.observe.collector import Collected, Span, collecting
 
 STORIES = [f"{number}. Once upon a time there was a ship of old wood, and " for number in range(16)]
@@ -85,6 +94,17 @@ def test_texts_are_embedded(cluster: Running) -> None:
         return sum(a * b for a, b in zip(ship, other, strict=True))
 
     assert likeness(boat) > likeness(apple) + 0.1
+
+
+def test_requests_with_a_common_beginning_go_where_it_is(cluster: Running) -> None:
+    beginning = "The harbour master keeps a list of ships and of the cargo in each of them. " * 20
+    with requests.Session() as client:  # one connection: of one door
+        for number in range(6):
+            body = {"model": "primary", "prompt": f"{beginning}{number}", "max_tokens": 1}
+            answer = client.post(f"{cluster.url}/v1/completions", json=body, timeout=LIMIT_S).json()
+            usage = answer["usage"]
+            cached = usage["prompt_tokens_details"]["cached_tokens"]
+            assert cached > 0.8 * usage["prompt_tokens"] if number else not cached
 
 
 def test_a_trace_names_the_replica(cluster: Running, collected: Collected) -> None:
@@ -188,6 +208,24 @@ def broken_manifest(cluster: Running, folder: Path) -> Path:
     return write_cluster_manifest(cluster.home, readers, "{}", cluster.doors)
 
 
+def test_a_machine_that_dies_costs_no_stream(tmp_path: Path, smollm2_path: Path) -> None:
+    reader = chat_reader(smollm2_path, deterministic="true")
+    with running(tmp_path) as cluster:
+        cluster.up({"chat": reader})  # with the door on the first machine
+        expected = all_texts(cluster, 96)
+        with other_machine(cluster) as machine:
+            cluster.up({"chat": reader}, "{readers: {chat: {replicas: 2}}}")
+            until(lambda: len(cluster.replicas("chat")) == 2, "both replicas answer")
+            assert (len(cluster.engines()), len(engines_of(machine))) == (1, 1)
+            with ThreadPoolExecutor(1) as pool:
+                going = pool.submit(all_texts, cluster, 96)
+                time.sleep(2.0)
+                kill_whole(machine)
+                assert not going.done(), "it was killed under streams"
+                assert going.result(LIMIT_S) == expected
+        until(lambda: len(cluster.engines()) == 2, "its replica comes up on the other one")
+
+
 def test_replicas_come_with_what_waits_and_go_when_nobody_asks(tmp_path: Path, smollm2_path: Path) -> None:
     with running(tmp_path) as cluster:
         reader = chat_reader(smollm2_path, max_batch_size=2)
@@ -195,10 +233,18 @@ def test_replicas_come_with_what_waits_and_go_when_nobody_asks(tmp_path: Path, s
         expected = cluster.text(STORIES[0], 8)
         with asked_all_the_time(lambda: cluster.ask(STORIES[1], 48), 24) as answers:
             until(lambda: len(cluster.replicas("chat")) == 2, "a second one comes")
+            until(lambda: replayed(cluster) > 0, "some of what waits moves there")
         assert {answer.status_code for answer in answers} == {200}
         until(lambda: cluster.engines() == [], "all go")
         assert requests.get(f"{cluster.url}/readyz", timeout=LIMIT_S).status_code == 200
         assert cluster.text(STORIES[0], 8) == expected, "one comes for who asks"
+
+
+def replayed(cluster: Running) -> float:
+    """Requests that were given to another engine."""
+    page = requests.get(f"{cluster.url}/metrics", timeout=LIMIT_S).text
+    [line] = [line for line in page.splitlines() if line.startswith("takeoff_requests_replayed_total ")]
+    return float(line.split()[-1])
 
 
 def test_keys_open_the_doors_and_their_limits_hold_over_all(tmp_path: Path, smollm2_path: Path) -> None:
