@@ -361,6 +361,16 @@ set_up_tests() {
   for part in "${running[@]}"; do wait "$part" || exit 1; done
 }
 
+# Those that compute little run side by side, all others alone: engines that share cores are slow.
+light_tests=(tests/http tests/settings tests/keys tests/ipc tests/observe tests/prepare tests/setup)
+
+run_tests() {
+  local failed=0
+  "$venv/bin/python" -m pytest -n 2 --dist loadfile "${light_tests[@]}" || failed=1
+  "$venv/bin/python" -m pytest "${light_tests[@]/#/--ignore=}" || failed=1
+  return $failed
+}
+
 # Ours of the cluster, and those of clients that must not notice one.
 cluster_tests=(tests/cluster tests/clients/test_openai.py tests/clients/test_takeoff_client.py)
 
@@ -373,7 +383,11 @@ main() {
     serve) set_up serve; exec "$venv/bin/takeoff" serve "$@" ;;
     set-up-tests) set_up_tests ;;
     client) make_client "$@" ;;
-    test) set_up_tests; exec "$venv/bin/python" -m pytest "$@" ;;
+    test)
+      set_up_tests
+      [ $# -eq 0 ] || exec "$venv/bin/python" -m pytest "$@"
+      run_tests
+      ;;
     test-cluster)
       venv=$here/.venv-cluster
       ensure_clients
