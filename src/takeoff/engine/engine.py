@@ -26,6 +26,7 @@ from takeoff.engine.checkpoints import LONGEST_S, Checkpoints
 from takeoff.engine.choice import Chooser, ended
 from takeoff.engine.constraint import ConstraintState
 from takeoff.engine.counters import Counters
+from takeoff.engine.crowding import Crowding
 from takeoff.engine.images import Prompt
 from takeoff.engine.llama.rows import Kernels, Rows
 from takeoff.engine.logprobs import of_prompt
@@ -85,6 +86,11 @@ class Engine:
         )
         self._speculation = Speculation(
             kernels, self.counters, load.num_outputs, is_on=load.speculation, itl_slo_s=itl_slo_s, clock=clock
+        )
+        self._crowding = Crowding(
+            max(load.n_threads, load.n_threads_prefill),
+            is_watched=not load.deterministic and not load.n_gpu_layers,
+            clock=clock,
         )
         self._scratch: NDArray[np.uint8]
         self._budget = PrefillBudget(itl_slo_s=itl_slo_s, guess=self._warm_up())
@@ -243,8 +249,9 @@ class Engine:
         self, seqs: list[Sequence], n_threads: int, expected_s: float, work: list[Rows]
     ) -> NDArray[np.float32]:
         """Compute `work`, some of each of `seqs`."""
-        self.kernels.set_threads(n_threads)
-        with self._beacon.call([seq.request_id for seq in seqs], expected_s):
+        request_ids, limit_s = [seq.request_id for seq in seqs], self._crowding.expected_s(expected_s)
+        with self._beacon.call(request_ids, limit_s), self._crowding.threads(n_threads, expected_s) as number:
+            self.kernels.set_threads(number)
             return self.kernels.forward(work, seqs[0].lora)
 
     def _advance(self, seqs: list[Sequence], logits: NDArray[np.float32]) -> None:
