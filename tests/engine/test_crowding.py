@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from takeoff.engine.crowding import (
@@ -87,7 +89,7 @@ def test_who_tries_in_vain_waits_twice_as_long_for_the_next_time_up_to_a_minute(
         at = machine.now
         if machine.call(2) == 2:
             tries.append(at)
-    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
     doubled = [min(PATIENCE_S * 2.0**number, LONGEST_PATIENCE_S) for number in range(1, 9)]
     assert gaps == pytest.approx(doubled, abs=0.3)
 
