@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from takeoff.observe.misses import MissReason
 
 BLOCK_TOKENS = 16
-MAX_EVICTED_BLOCKS = 65_536  # a million tokens, in about 6 MB
+MAX_EVICTED_BLOCKS = 16_384  # a quarter of a million tokens, in 3 to 6 MB
 
 
 @dataclass(frozen=True, slots=True)
