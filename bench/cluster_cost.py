@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from local_cluster import Cluster, cluster_of
-from overload import keep_asking, make_work
+from overload import make_work, tokens_per_s
 from server import ONE_DOOR, Server, target_at
 
-from takeoff.bench.client import Trace, complete
+from takeoff.bench.client import complete
 from takeoff.bench.prompts import Prompts
 from takeoff.bench.target import Target
 
@@ -39,30 +39,15 @@ async def first_token_s(target: Target, seed: int) -> float:
     return statistics.median([(await complete(target, make_work(prompts))).ttft_s for _ in range(ALONE)])
 
 
-async def tokens_per_s(target: Target, streams: int, seconds: float) -> float:
-    """That came within the time, once all streams run: also those of completions that end behind it."""
-    traces: list[Trace] = []
-    since = time.perf_counter() + RAMP_S
-    until = since + seconds
-    await asyncio.gather(*(keep_asking(target, Prompts(number), until, traces) for number in range(streams)))
-    errors = [trace.error for trace in traces if trace.error is not None]
-    assert not errors, errors[0]
-    return sum(_tokens_within(trace, since, until) for trace in traces) / seconds
-
-
-def _tokens_within(trace: Trace, since: float, until: float) -> float:
-    """Of its completion, as far as its pieces of text came in that time."""
-    share = sum(since <= at <= until for at in trace.text_at) / len(trace.text_at)
-    return share * trace.completion_tokens
-
-
 def measured(url: str, streams: int, seconds: float, seed: int) -> tuple[float, float]:
     """Milliseconds to the first token, and tokens a second."""
     target = target_at(url)
 
     async def work() -> tuple[float, float]:
         await complete(target, make_work(Prompts(1_000 + seed)))
-        return 1e3 * await first_token_s(target, seed), await tokens_per_s(target, streams, seconds)
+        return 1e3 * await first_token_s(target, seed), await tokens_per_s(
+            target, streams, seconds, ramp_s=RAMP_S
+        )
 
     return asyncio.run(work())
 

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import statistics
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import psutil
@@ -63,9 +64,41 @@ def make_work(prompts: Prompts) -> Work:
     return Work(prompts.text(PROMPT_WORDS), prompts.number(*TOKENS))
 
 
-async def keep_asking(target: Target, prompts: Prompts, until: float, traces: list[Trace]) -> None:
+async def keep_asking(
+    target: Target,
+    prompts: Prompts,
+    until: float,
+    traces: list[Trace],
+    make: Callable[[Prompts], Work] = make_work,
+) -> None:
     while time.perf_counter() < until:
-        traces.append(await complete(target, make_work(prompts)))
+        traces.append(await complete(target, make(prompts)))
+
+
+async def tokens_per_s(
+    target: Target,
+    streams: int,
+    seconds: float,
+    *,
+    ramp_s: float = 0.0,
+    make: Callable[[Prompts], Work] = make_work,
+) -> float:
+    """That came within the time, `ramp_s` after the streams began: also those of completions that end behind
+    it."""
+    traces: list[Trace] = []
+    since = time.perf_counter() + ramp_s
+    until = since + seconds
+    asking = (keep_asking(target, Prompts(number), until, traces, make) for number in range(streams))
+    await asyncio.gather(*asking)
+    errors = [trace.error for trace in traces if trace.error is not None]
+    assert not errors, errors[0]
+    return sum(_tokens_within(trace, since, until) for trace in traces) / seconds
+
+
+def _tokens_within(trace: Trace, since: float, until: float) -> float:
+    """Of its completion, as far as its pieces of text came in that time."""
+    share = sum(since <= at <= until for at in trace.text_at) / len(trace.text_at)
+    return share * trace.completion_tokens
 
 
 async def peak(target: Target, seconds: float) -> Rates:
