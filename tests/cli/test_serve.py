@@ -59,6 +59,16 @@ class Server:
                 return line.split()[2]
         raise AssertionError(f"it ended before it was ready: {self.said}")
 
+    def door(self, name: str) -> str:
+        """The URL of one of the other doors; after `wait_ready`."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+            words = line.split()
+            if name in words:
+                return f"http://{words[words.index(name) + 1]}"
+        raise AssertionError(f"it has no {name}: {self.said}")
+
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 

@@ -76,10 +76,7 @@ def logged(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     flags = ("--model", str(smollm2_path), *SMALL, "--keys-file", str(path), "--request-log", str(log))
     with serving(*flags) as server:
         url = server.wait_ready()
-        assert server.process.stderr is not None
-        doors = server.process.stderr.readline().split()
-        management = doors[doors.index("management") + 1]
-        yield Logged(Served(url, path), f"http://{management}", log, secret, root)
+        yield Logged(Served(url, path), server.door("management"), log, secret, root)
 
 
 def test_the_line_of_a_request_has_the_counts_that_its_client_was_told(logged: Logged) -> None:

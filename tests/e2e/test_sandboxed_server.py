@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -74,7 +75,14 @@ def test_a_killed_engine_is_followed_by_another_in_a_sandbox_that_reads_and_writ
     with serving("--model", str(smollm2_path), *flags, *kept) as server:
         url = server.wait_ready()
         whole = completion(url, prompt, 60)
-        wait_until(lambda: metric(url, "takeoff_prefix_disk_writes_total") > 0, "a prefix was written")
+        numbers = itertools.count()
+
+        def is_written() -> bool:
+            """What is computed before the folder was looked through is not; longer ones begin alike."""
+            completion(url, f"{prompt} {next(numbers)}", 1)
+            return metric(url, "takeoff_prefix_disk_writes_total") > 0
+
+        wait_until(is_written, "a prefix was written")
         stream = Stream(url, prompt, 60)
         stream.next_piece()
         child_of(server, "takeoff.engine.process").kill()

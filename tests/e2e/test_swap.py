@@ -25,9 +25,7 @@ def managed(*flags: str) -> Iterator[tuple[Server, str, str]]:
     """A server, and its front and management doors."""
     with serving(*flags) as server:
         url = server.wait_ready()
-        assert server.process.stderr is not None
-        doors = server.process.stderr.readline().split()
-        yield server, url, f"http://{doors[doors.index('management') + 1]}"
+        yield server, url, server.door("management")
 
 
 def resident_bytes(server: Server) -> int:

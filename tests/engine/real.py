@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from takeoff.engine.engine import Engine
@@ -33,6 +34,7 @@ class RealEngine:
         slot_classes: Sequence[SlotClass] = (),
         kv_type: str = "f16",
         arena_fd: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         slot_classes = slot_classes or (SlotClass(n_slots, n_ctx_slot),)
         load = Load(
@@ -59,7 +61,7 @@ class RealEngine:
         load, self.kernels = make_kernels(load, LlamaModel(load))
         self.images = projector and ImageReader(self.kernels.open_projector(str(projector), n_threads=1))
         self.events: defaultdict[int, list[TokenEvent]] = defaultdict(list)
-        self.engine = Engine(load, self.kernels, self._note)
+        self.engine = Engine(load, self.kernels, self._note, clock)
 
     def _note(self, events: list[TokenEvent]) -> None:
         for event in events:

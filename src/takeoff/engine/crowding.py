@@ -50,6 +50,7 @@ class Crowding:
         self._is_trying = False
         self._patience_s = PATIENCE_S
         self._since = clock()
+        self._is_told = False
 
     def expected_s(self, expected_s: float) -> float:
         """What a call should be thought to take that is about to be made; see `threads`."""
@@ -84,8 +85,6 @@ class Crowding:
                 self._is_trying = False
                 self._patience_s = PATIENCE_S
                 self._since = self._clock()
-                if self._at == 0:
-                    logger.info("the cores are free again: %d threads compute", self._steps[0])
             return
         self._num_crowded += 1
         if self._is_trying or (self._num_crowded >= CROWDED_CALLS and self._at < len(self._steps) - 1):
@@ -94,8 +93,10 @@ class Crowding:
     def _step_down(self) -> None:
         if self._is_trying:
             self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
-        elif self._at == 0:
-            logger.info("other programs hold the cores: fewer threads than %d compute", self._steps[0])
+        elif not self._is_told:  # it may come and go
+            self._is_told = True
+            told = "other programs hold the cores: fewer threads than %d compute, until they are free again"
+            logger.info(told, self._steps[0])
         self._is_trying = False
         self._num_crowded = 0
         self._at += 1

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +17,7 @@ from tests.clients.clustered import run_takeoff, write_cluster_manifest
 from tests.clients.doors import HOST, Doors, free_doors
 
 from takeoff.bench.machine import descendants
-from takeoff.cluster.local import COUNTED_CPUS, remembered, variables
+from takeoff.cluster.local import remembered
 from takeoff.settings import Settings
 
 ENGINE = "takeoff.engine.process"
@@ -82,39 +79,6 @@ class Running:
 
     def engines(self) -> list[psutil.Process]:
         return engines_of(self.processes()[0])
-
-
-@contextlib.contextmanager
-def other_machine(cluster: Running) -> Iterator[psutil.Process]:
-    """A second node of a cluster that is up, with processes of its own as another machine has; it is killed
-    behind the block, if it lives still."""
-    head = remembered(cluster.home)
-    assert head is not None, "it is up"
-    node = subprocess.Popen(
-        [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={head.address}"),
-            *("--node-ip-address=127.0.0.1", f"--num-cpus={COUNTED_CPUS}", "--disable-usage-stats"),
-            *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **variables(cluster.home)},
-        start_new_session=True,
-    )
-    process = psutil.Process(node.pid)
-    try:
-        yield process
-    finally:
-        kill_whole(process)
-        node.wait(LIMIT_S)
-
-
-def kill_whole(process: psutil.Process) -> None:
-    """All at once, as a machine goes that loses its power; but that the system closes its connections."""
-    with contextlib.suppress(psutil.Error):
-        for each in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
 
 
 def engines_of(process: psutil.Process) -> list[psutil.Process]:

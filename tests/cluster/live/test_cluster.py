@@ -21,9 +21,6 @@ from tests.cluster.live.running import (
     LIMIT_S,
     Running,
     asked_all_the_time,
-    engines_of,
-    kill_whole,
-    other_machine,
     running,
     until,
 )
@@ -206,24 +203,6 @@ def broken_manifest(cluster: Running, folder: Path) -> Path:
     (folder / "broken.gguf").write_bytes(b"GGUF and nothing else")
     readers = {"chat": chat_reader(folder / "broken.gguf")}
     return write_cluster_manifest(cluster.home, readers, "{}", cluster.doors)
-
-
-def test_a_machine_that_dies_costs_no_stream(tmp_path: Path, smollm2_path: Path) -> None:
-    reader = chat_reader(smollm2_path, deterministic="true")
-    with running(tmp_path) as cluster:
-        cluster.up({"chat": reader})  # with the door on the first machine
-        expected = all_texts(cluster, 96)
-        with other_machine(cluster) as machine:
-            cluster.up({"chat": reader}, "{readers: {chat: {replicas: 2}}}")
-            until(lambda: len(cluster.replicas("chat")) == 2, "both replicas answer")
-            assert (len(cluster.engines()), len(engines_of(machine))) == (1, 1)
-            with ThreadPoolExecutor(1) as pool:
-                going = pool.submit(all_texts, cluster, 96)
-                time.sleep(2.0)
-                kill_whole(machine)
-                assert not going.done(), "it was killed under streams"
-                assert going.result(LIMIT_S) == expected
-        until(lambda: len(cluster.engines()) == 2, "its replica comes up on the other one")
 
 
 def test_replicas_come_with_what_waits_and_go_when_nobody_asks(tmp_path: Path, smollm2_path: Path) -> None:
