@@ -104,6 +104,17 @@ def test_long_and_short_calls_try_nothing_and_short_ones_tell_nothing() -> None:
     assert machine.call(2) == 2
 
 
+def test_a_short_call_that_tries_is_no_less_of_an_answer() -> None:
+    machine = Machine(2)
+    machine.free = 1
+    machine.calls(2, CROWDED_CALLS)
+    machine.free = 2
+    machine.wait(PATIENCE_S)
+    assert machine.call(2, 0.001) == 2
+    assert machine.crowding.expected_s(0.02) == 0.02
+    assert machine.calls(2, 3) == [2] * 3
+
+
 def test_where_it_is_not_watched_all_compute_whatever_happens() -> None:
     machine = Machine(2, is_watched=False)
     machine.free = 0

@@ -71,6 +71,8 @@ class Crowding:
         seconds, used_s = self._clock() - started, self._processor_clock() - used
         if n_threads > 1 and seconds >= LEAST_S:
             self._learn(used_s / (seconds * n_threads))
+        elif self._is_trying:  # it was quick
+            self._learn(1.0)
 
     def _may_try(self, expected_s: float) -> bool:
         if self._at == 0 or self._is_trying or expected_s > TRIED_S:
