@@ -63,4 +63,6 @@ class Desk:
         return Told(number, since, accepted, rejected, late, case)
 
     def _write(self) -> None:
-        _HEAD.pack_into(self._memory, 0, self._number, time.monotonic(), *self._counts, self._size)
+        # Copied over at once: `pack_into` writes zeros first, which are a case 0 that began long ago.
+        head = _HEAD.pack(self._number, time.monotonic(), *self._counts, self._size)
+        self._memory[: _HEAD.size] = head
