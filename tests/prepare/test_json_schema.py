@@ -127,6 +127,8 @@ def test_formats(accepts: Accepts, name: str, takes: list[str], leaves: list[str
         ({"multipleOf": 0.01}, '"multipleOf" of 0.01'),
         ({"multipleOf": 0}, '"multipleOf" is a number above 0'),
         ({"minimum": 2**53}, '"minimum" beyond 2^53 - 1'),
+        ({"exclusiveMinimum": 10**400}, '"exclusiveMinimum" beyond 2^53 - 1'),
+        ({"maximum": -(10**400)}, '"maximum" beyond 2^53 - 1'),
         ({"exclusiveMinimum": True}, '"exclusiveMinimum" is a number'),
         ({"const": 2**53 + 1}, "the number 9007199254740993, beyond 2^53 - 1,"),
         ({"enum": [0.1 + 0.2]}, "the number 0.30000000000000004, of more than 15 digits,"),

@@ -87,7 +87,8 @@ def _bound(schema: Mapping[str, Any], name: str, only_integers: bool) -> int | f
     if name not in schema:
         return None
     value = schema[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_endless = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or is_endless:
         raise ValueError(f'"{name}" is a number')
     is_low, is_exclusive = name.lower().endswith("minimum"), name.startswith("exclusive")
     if (value > MAX_EXACT) if is_low else (value < -MAX_EXACT):
