@@ -45,9 +45,8 @@ def measured(url: str, streams: int, seconds: float, seed: int) -> tuple[float, 
 
     async def work() -> tuple[float, float]:
         await complete(target, make_work(Prompts(1_000 + seed)))
-        return 1e3 * await first_token_s(target, seed), await tokens_per_s(
-            target, streams, seconds, ramp_s=RAMP_S
-        )
+        ttft_s = await first_token_s(target, seed)
+        return 1e3 * ttft_s, await tokens_per_s(target, streams, seconds, ramp_s=RAMP_S)
 
     return asyncio.run(work())
 

@@ -51,6 +51,7 @@ takeoff:
 """
 CLIENTS, KEYS = 12, 4
 LOOK_EVERY_S = 3.0
+EVERY_DRAWN = 10  # of the looks: one in half a minute
 KILLING = 0.5  # of the time
 SETTLE_S = 240.0  # of a process, in which caches fill and pools grow
 BLOCK_S = 30.0
@@ -139,16 +140,16 @@ class Soaked:
 
     def drawing(self) -> str:
         """Memory of all processes of a role, and descriptors of the front, by minutes."""
-        lines = []
-        for number, role in enumerate(sorted({held.role for _, present in self.looks for held in present})):
+        lines, looks = [], self.looks[::EVERY_DRAWN]
+        for number, role in enumerate(sorted({held.role for _, present in looks for held in present})):
             points = [
                 Point(at / 60, sum(held.memory_mb for held in present if held.role == role))
-                for at, present in self.looks
+                for at, present in looks
             ]
             lines.append(Line(f"{role}, MB", points, number))
         descriptors = [
             Point(at / 60, sum(held.descriptors for held in present if held.role == "front"))
-            for at, present in self.looks
+            for at, present in looks
         ]
         lines.append(Line("front, descriptors", descriptors, len(lines), is_dashed=True))
         title = f"{self.seen.counts.total():,} requests, {self.kills.total()} kills"
