@@ -75,6 +75,8 @@ def test_prompts_are_in_no_trace_even_where_the_log_has_them() -> None:
     traced = Traced()
     app = make_door(log_prompts=True, logs=traced.logs)
     ask(app, "POST", "/v1/completions", {"prompt": PROMPT})
+    assert ask(app, "POST", "/v1/completions", {"prompt": "a", "whale": 1}).status == 400
+    assert len(traced) == 2
     assert "whale" not in repr(traced)
 
 

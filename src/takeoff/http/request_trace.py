@@ -27,7 +27,7 @@ _NAMES = MappingProxyType(
         "id": "takeoff.request_id",
     }
 )
-_NOT_TOLD = frozenset({"event", "prompts"})
+_NOT_TOLD = frozenset({"event", "prompts", "reason"})  # an error may quote what was sent
 
 
 def stage_of(
